@@ -1,0 +1,1 @@
+"""Array types, configuration, errors, random streams, tree paths."""

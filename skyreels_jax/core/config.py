@@ -1,0 +1,113 @@
+"""Plain mappings (json, ml_collections) into frozen dataclasses and back: strict, with suggestions."""
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from skyreels_jax.core.errors import UserError
+
+T = TypeVar("T")
+
+
+def suggest(name: str, legal: typing.Iterable[str]) -> str:
+    """Returns "; did you mean 'x'?" for the nearest legal name, else the list of legal names."""
+    legal = sorted(legal)
+    near = difflib.get_close_matches(name, legal, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; legal: {', '.join(legal)}"
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: typing.Iterable[str] = ()) -> T:
+    """Builds the frozen dataclass `cls` from a mapping, recursively.
+
+    Unknown keys raise `UserError` with a suggestion, except those in `ignore` and private ones ("_class_name").
+    Lists become tuples; an int is accepted where a float is declared; any other type mismatch raises.
+    """
+    hints = typing.get_type_hints(cls)
+    ignore = set(ignore)
+    built = {}
+    for key, value in dict(values).items():
+        if key in hints:
+            built[key] = _coerce(f"{cls.__name__}.{key}", hints[key], value)
+        elif key not in ignore and not key.startswith("_"):
+            raise UserError(f"{cls.__name__} has no field {key!r}{suggest(key, hints)}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in built
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{cls.__name__} needs {', '.join(missing)}")
+    return cls(**built)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns `config` as json-ready nested dicts (tuples as lists)."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(v) for v in config]
+    if isinstance(config, Mapping):
+        return {k: to_dict(v) for k, v in config.items()}
+    return config
+
+
+def override(config: Any, path: str, text: str) -> Any:
+    """Returns the dataclass `config` with the field at dotted `path` set to `text`, parsed as a Python literal."""
+    head, _, rest = path.partition(".")
+    names = [f.name for f in dataclasses.fields(config)]
+    if head not in names:
+        raise UserError(f"{type(config).__name__} has no field {head!r}{suggest(head, names)}")
+    old = getattr(config, head)
+    if rest and not dataclasses.is_dataclass(old):
+        raise UserError(f"{type(config).__name__}.{head} has no field {rest!r}: it is a plain value")
+    if rest:
+        return dataclasses.replace(config, **{head: override(old, rest, text)})
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    hint = typing.get_type_hints(type(config))[head]
+    return dataclasses.replace(config, **{head: _coerce(f"{type(config).__name__}.{head}", hint, value)})
+
+
+def _coerce(name: str, hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        errors = []
+        for option in args:
+            try:
+                return _coerce(name, option, value)
+            except UserError as error:
+                errors.append(str(error))
+        raise UserError(errors[0])
+    if origin is typing.Literal:
+        if value not in args:
+            raise UserError(f"{name}: {value!r} is not one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = [args[0]] * len(value) if args[-1:] == (...,) else list(args)
+        if len(inner) != len(value):
+            raise UserError(f"{name}: expected {len(inner)} values, got {len(value)}")
+        return tuple(_coerce(name, h, v) for h, v in zip(inner, value))
+    if origin in (dict, Mapping) or hint is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return from_dict(hint, value)
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise UserError(f"{name}: expected {expected}, got {value!r}")

@@ -1,0 +1,64 @@
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from skyreels_jax.core.config import from_dict, override, to_dict
+from skyreels_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    learning_rate: float = 1e-4
+    warmup: int = 10
+    name: Literal["adam", "muon"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    steps: int
+    optimizer: Optimizer = Optimizer()
+    resume: bool = True
+    seed: int | None = None
+    sizes: tuple[int, ...] = ()
+
+
+def test_round_trip_is_exact_and_json_ready():
+    values = {"steps": 3, "optimizer": {"learning_rate": 1, "betas": [0.5, 0.9]}, "sizes": [1, 2]}
+    config = from_dict(Train, values)
+    assert config.optimizer.learning_rate == 1.0 and config.optimizer.betas == (0.5, 0.9)
+    assert config.sizes == (1, 2)
+    assert from_dict(Train, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"steps": 3, "optimiser": {}}, "did you mean 'optimizer'"),
+        ({"steps": 3, "optimizer": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
+        ({}, "needs steps"),
+        ({"steps": 0.5}, "expected int"),
+        ({"steps": True}, "expected int"),
+        ({"steps": 1, "optimizer": {"name": "sgd"}}, "'adam', 'muon'"),
+        ({"steps": 1, "optimizer": {"betas": [0.5]}}, "expected 2 values"),
+        ({"steps": 1, "seed": "x"}, "expected int"),
+    ],
+)
+def test_bad_mappings_are_refused_with_the_legal_values(values, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(Train, values)
+
+
+def test_ignored_and_private_keys_pass():
+    assert from_dict(Train, {"steps": 1, "_class_name": "X", "old": 2}, ignore=["old"]).steps == 1
+
+
+def test_override_by_dotted_path():
+    config = Train(steps=3)
+    assert override(config, "optimizer.learning_rate", "1").optimizer.learning_rate == 1.0
+    assert override(config, "optimizer.name", "muon").optimizer.name == "muon"
+    assert override(config, "seed", "None").seed is None
+    for path, text in (("optimizer.warm_up", "3"), ("steps", "0.5"), ("steps.x", "1"), ("stepz", "1")):
+        with pytest.raises(UserError):
+            override(config, path, text)
