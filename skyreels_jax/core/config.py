@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from skyreels_jax.core.errors import UserError
@@ -13,14 +13,14 @@ from skyreels_jax.core.errors import UserError
 T = TypeVar("T")
 
 
-def suggest(name: str, legal: typing.Iterable[str]) -> str:
+def suggest(name: str, legal: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the nearest legal name, else the list of legal names."""
     legal = sorted(legal)
     near = difflib.get_close_matches(name, legal, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; legal: {', '.join(legal)}"
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: typing.Iterable[str] = ()) -> T:
+def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> T:
     """Builds the frozen dataclass `cls` from a mapping, recursively.
 
     Unknown keys raise `UserError` with a suggestion, except those in `ignore` and private ones ("_class_name").
@@ -46,7 +46,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: typing.Iterabl
     return cls(**built)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any) -> Any:
     """Returns `config` as json-ready nested dicts (tuples as lists)."""
     if dataclasses.is_dataclass(config):
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -65,7 +65,9 @@ def override(config: Any, path: str, text: str) -> Any:
         raise UserError(f"{type(config).__name__} has no field {head!r}{suggest(head, names)}")
     old = getattr(config, head)
     if rest and not dataclasses.is_dataclass(old):
-        raise UserError(f"{type(config).__name__}.{head} has no field {rest!r}: it is a plain value")
+        raise UserError(
+            f"{type(config).__name__}.{head} has no field {rest!r}: it is a plain value"
+        )
     if rest:
         return dataclasses.replace(config, **{head: override(old, rest, text)})
     try:
@@ -73,7 +75,9 @@ def override(config: Any, path: str, text: str) -> Any:
     except (ValueError, SyntaxError):
         value = text
     hint = typing.get_type_hints(type(config))[head]
-    return dataclasses.replace(config, **{head: _coerce(f"{type(config).__name__}.{head}", hint, value)})
+    return dataclasses.replace(
+        config, **{head: _coerce(f"{type(config).__name__}.{head}", hint, value)}
+    )
 
 
 def _coerce(name: str, hint: Any, value: Any) -> Any:
@@ -107,7 +111,11 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
             return from_dict(hint, value)
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+    elif (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
+    ):
         return value
     expected = getattr(hint, "__name__", str(hint))
     raise UserError(f"{name}: expected {expected}, got {value!r}")

@@ -59,6 +59,11 @@ def test_override_by_dotted_path():
     assert override(config, "optimizer.learning_rate", "1").optimizer.learning_rate == 1.0
     assert override(config, "optimizer.name", "muon").optimizer.name == "muon"
     assert override(config, "seed", "None").seed is None
-    for path, text in (("optimizer.warm_up", "3"), ("steps", "0.5"), ("steps.x", "1"), ("stepz", "1")):
+    for path, text in (
+        ("optimizer.warm_up", "3"),
+        ("steps", "0.5"),
+        ("steps.x", "1"),
+        ("stepz", "1"),
+    ):
         with pytest.raises(UserError):
             override(config, path, text)
