@@ -1,4 +1,4 @@
-"""Plain mappings (json, ml_collections) into frozen dataclasses and back: strict, with suggestions."""
+"""Plain mappings (json, ml_collections) to frozen dataclasses and back; strict, helpful."""
 
 import ast
 import dataclasses
@@ -23,8 +23,9 @@ def suggest(name: str, legal: Iterable[str]) -> str:
 def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> T:
     """Builds the frozen dataclass `cls` from a mapping, recursively.
 
-    Unknown keys raise `UserError` with a suggestion, except those in `ignore` and private ones ("_class_name").
-    Lists become tuples; an int is accepted where a float is declared; any other type mismatch raises.
+    Unknown keys raise `UserError` with a suggestion, except those in `ignore` and private ones
+    ("_class_name"). Lists become tuples; an int is accepted where a float is declared; any other
+    type mismatch raises.
     """
     hints = typing.get_type_hints(cls)
     ignore = set(ignore)
@@ -58,7 +59,7 @@ def to_dict(config: Any) -> Any:
 
 
 def override(config: Any, path: str, text: str) -> Any:
-    """Returns the dataclass `config` with the field at dotted `path` set to `text`, parsed as a Python literal."""
+    """Returns `config` with the field at dotted `path` set to `text`, read as a Python literal."""
     head, _, rest = path.partition(".")
     names = [f.name for f in dataclasses.fields(config)]
     if head not in names:
@@ -100,7 +101,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         inner = [args[0]] * len(value) if args[-1:] == (...,) else list(args)
         if len(inner) != len(value):
             raise UserError(f"{name}: expected {len(inner)} values, got {len(value)}")
-        return tuple(_coerce(name, h, v) for h, v in zip(inner, value))
+        return tuple(_coerce(name, h, v) for h, v in zip(inner, value, strict=True))
     if origin in (dict, Mapping) or hint is dict:
         if isinstance(value, Mapping):
             return dict(value)

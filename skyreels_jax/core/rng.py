@@ -8,7 +8,7 @@ from skyreels_jax.core.types import PRNGKey
 
 
 def stream(seed: int | PRNGKey, name: str, step=0) -> PRNGKey:
-    """Returns the key of stream `name` at `step`; the same three values give the same key on any mesh and host.
+    """Returns the key of stream `name` at `step`: the same three values, the same key, anywhere.
 
     `seed` is an integer or a key, `step` an integer or an integer array (it may be traced).
     """

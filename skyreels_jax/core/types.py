@@ -1,6 +1,7 @@
 """Array aliases shared by every room. One letter per axis, used the same way everywhere.
 
-B batch, T latent frames, H/W space, C channels, L video tokens, S text tokens, N heads, K head dim, D width, F mlp width.
+B batch, T latent frames, H/W space, C channels, L video tokens, S text tokens, N heads,
+K head dim, D width, F mlp width.
 """
 
 from collections.abc import Mapping
