@@ -1,0 +1,1 @@
+"""Flow path, time grids, solvers, guidance and the sampler: functions of arrays."""

@@ -1,0 +1,1 @@
+"""Training objectives: values that map (model, batch, key) to an unreduced loss."""
