@@ -1,0 +1,185 @@
+"""The conversion engine: a table and the shapes of a model turn stored tensors into parameters and back."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.core.types import Params
+from skyreels_jax.weights.reader import TensorSource
+from skyreels_jax.weights.table import Rule, Table, matcher
+from skyreels_jax.weights.transforms import Transform
+
+LISTED = 40  # above this many problems the numbers in the names are folded, so that one screen shows all
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a stored tensor belongs: `path` of the leaf, `index` on its leading axes, stored `shape`."""
+
+    path: str
+    index: tuple[int, ...]
+    shape: tuple[int, ...]
+    transform: Transform
+    tied: str | None
+
+
+def plan(table: Table, abstract: Params) -> dict[str, Slot]:
+    """Returns the slot of every stored tensor of a model whose parameters have the shapes of `abstract`.
+
+    Raises `ValueError` (a fault of the table) unless every leaf has exactly one rule and every name one slot.
+    """
+    rules = [(rule, matcher(rule.target)) for rule in table if rule.target is not None]
+    slots: dict[str, Slot] = {}
+    faults = []
+    for path, leaf in named_leaves(abstract):
+        found = [(rule, match) for rule, regex in rules if (match := regex.fullmatch(path))]
+        if len(found) != 1:
+            faults.append(f"{path} has {len(found)} rules")
+            continue
+        for name, slot in _slots(path, leaf.shape, found[0][0], found[0][1].groupdict()):
+            if name in slots:
+                faults.append(f"{name} feeds both {slots[name].path} and {path}")
+            slots[name] = slot
+    if faults:
+        raise ValueError("the name table does not fit the model: " + "; ".join(faults))
+    return slots
+
+
+def _slots(path: str, shape, rule: Rule, numbers: dict[str, str]) -> Iterator[tuple[str, Slot]]:
+    depth = len(rule.stacked)
+    stored = rule.transform.source_shape(tuple(shape[depth:]))
+    for index in itertools.product(*map(range, shape[:depth])):
+        values = {**numbers, **dict(zip(rule.stacked, index, strict=True))}
+        tied = rule.tied.format(**values) if rule.tied else None
+        yield rule.source.format(**values), Slot(path, index, stored, rule.transform, tied)
+
+
+def source_shapes(table: Table, abstract: Params) -> dict[str, tuple[int, ...]]:
+    """Returns the name and shape of every tensor that a file of this model holds."""
+    return {name: slot.shape for name, slot in plan(table, abstract).items()}
+
+
+def match(table: Table, source: TensorSource, abstract: Params) -> dict[str, Slot]:
+    """Returns the slots of `abstract`, by the names under which `source` holds them, after total accounting.
+
+    Raises one `UserError` that names every missing, unknown and mis-shaped tensor.
+    """
+    slots = plan(table, abstract)
+    known = [matcher(rule.source) for rule in table if rule.target is None]
+    left = dict.fromkeys(source.keys())  # noqa: SIM118
+    found, problems = {}, []
+    for name, slot in slots.items():
+        held = [n for n in (name, slot.tied) if n in left]
+        for n in held:
+            del left[n]
+        if not held:
+            problems.append(f"missing {name} {list(slot.shape)}")
+        elif source.shape(held[0]) != slot.shape:
+            problems.append(
+                f"mis-shaped {held[0]}: {list(source.shape(held[0]))}, expected {list(slot.shape)}"
+            )
+        elif len(held) == 2 and not np.array_equal(source.read(held[0]), source.read(held[1])):
+            problems.append(f"contradicting {held[0]} and {held[1]}: the two must be equal")
+        else:
+            found[held[0]] = slot
+    for name in left:
+        if not any(regex.fullmatch(name) for regex in known):
+            problems.append(f"unknown {name} {list(source.shape(name))}")
+    if problems:
+        raise UserError(_report(source.name, problems, len(slots)))
+    return found
+
+
+def _report(name: str, problems: list[str], expected: int) -> str:
+    counts: dict[str, int] = {}
+    for problem in problems:
+        kind = problem.split()[0]
+        counts[kind] = counts.get(kind, 0) + 1
+    head = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    lines = problems
+    if len(problems) > LISTED:
+        folded: dict[str, list[str]] = {}
+        for problem in problems:
+            folded.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", problem), []).append(problem)
+        lines = [v[0] if len(v) == 1 else f"{k} (x{len(v)})" for k, v in folded.items()]
+    return f"{name} does not hold this model ({expected} tensors): {head}\n  " + "\n  ".join(lines)
+
+
+def load_tree(
+    table: Table,
+    source: TensorSource,
+    abstract: Params,
+    *,
+    dtype: Any = None,
+    place: Callable[[str, np.ndarray], Any] = lambda path, array: jnp.asarray(array),
+) -> Params:
+    """Returns a tree like `abstract` filled from `source`, one leaf at a time.
+
+    `dtype` is the type of floating leaves; None keeps that of the file. `place(path, array)` puts a finished leaf
+    where it belongs (by default on the default device), so that one leaf at most exists twice.
+    Raises one `UserError` that lists everything missing, unknown or mis-shaped, before anything is read.
+    """
+    names: dict[str, list[tuple[str, Slot]]] = {}
+    for name, slot in match(table, source, abstract).items():
+        names.setdefault(slot.path, []).append((name, slot))
+    leaves = []
+    for path, leaf in named_leaves(abstract):
+        kinds = {target_dtype(source.dtype(name), dtype) for name, _ in names[path]}
+        array = np.empty(leaf.shape, kinds.pop() if len(kinds) == 1 else np.float32)
+        for name, slot in names[path]:
+            array[slot.index] = slot.transform.forward(cast(name, source.read(name), array.dtype))
+        leaves.append(place(path, array))
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def export_tree(table: Table, tree: Params, *, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (stored name, array) for every tensor of `tree`, in the names and layout of `table`.
+
+    `dtype` is the type of floating tensors; None keeps theirs.
+    """
+    slots: dict[str, list[tuple[str, Slot]]] = {}
+    for name, slot in plan(table, tree).items():
+        slots.setdefault(slot.path, []).append((name, slot))
+    for path, leaf in named_leaves(tree):
+        array = np.asarray(leaf)
+        for name, slot in slots[path]:
+            part = cast(name, slot.transform.inverse(array[slot.index]), target_dtype(array.dtype, dtype))
+            yield name, np.asarray(part, order="C")
+
+
+def transcode(
+    source: TensorSource, read: Table, write: Table, abstract: Params, *, dtype: Any = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the tensors of `source`, named and laid out by `read`, in the names and layout of `write`.
+
+    One tensor at a time. Raises `UserError` as `load_tree` does, before the first tensor.
+    """
+    held = {(s.path, s.index): (name, s) for name, s in match(read, source, abstract).items()}
+    for name, slot in plan(write, abstract).items():
+        old, stored = held[slot.path, slot.index]
+        array = slot.transform.inverse(stored.transform.forward(source.read(old)))
+        yield name, np.asarray(cast(old, array, target_dtype(array.dtype, dtype)), order="C")
+
+
+def target_dtype(old: Any, new: Any) -> np.dtype:
+    """Returns the type that a tensor of type `old` gets when floating tensors are to be `new` (or kept: None)."""
+    return np.dtype(new if new is not None and jnp.issubdtype(old, jnp.floating) else old)
+
+
+def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns `array` as `dtype`; raises `UserError` where a finite value would become infinite."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        new = array.astype(dtype)
+    if dtype == np.float16 and not np.array_equal(np.isfinite(new), np.isfinite(array)):
+        raise UserError(f"{name} holds values beyond float16 (65504); use bfloat16 or float32")
+    return new

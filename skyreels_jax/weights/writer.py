@@ -1,0 +1,81 @@
+"""Weight files: safetensors in shards with an index, and PyTorch checkpoints."""
+
+import json
+import pathlib
+from collections.abc import Iterable
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from skyreels_jax.core.errors import UserError
+
+Tensors = Iterable[tuple[str, np.ndarray]]
+
+
+def write_safetensors(
+    folder: str | pathlib.Path, tensors: Tensors, *, max_shard_bytes: int, basename: str
+) -> list[pathlib.Path]:
+    """Writes `tensors` to `folder`/`basename`.safetensors, or to numbered shards with an index.
+
+    One shard at a time is in memory. A tensor larger than `max_shard_bytes` gets a shard of its own.
+    Nothing is left behind when `tensors` raises. Returns the weight files.
+    """
+    folder = pathlib.Path(folder)
+    shards: list[tuple[pathlib.Path, list[str]]] = []
+    total, seen = 0, set()
+
+    def flush(shard):
+        path = folder / f"{basename}-{len(shards) + 1:05d}.partial"
+        shards.append((path, list(shard)))
+        save_file(shard, path, metadata={"format": "pt"})  # readers of diffusers ask for the key
+
+    try:
+        shard: dict[str, np.ndarray] = {}
+        for name, array in tensors:
+            if name in seen:
+                raise ValueError(f"tensor {name!r} is written twice")
+            seen.add(name)
+            held = sum(a.nbytes for a in shard.values())
+            if shard and held + array.nbytes > max_shard_bytes:
+                flush(shard)
+                shard = {}
+            shard[name] = np.asarray(array, order="C")
+            total += array.nbytes
+        flush(shard)
+    except BaseException:
+        for path, _ in shards:
+            path.unlink(missing_ok=True)
+        raise
+    return _publish(folder, shards, total, basename)
+
+
+def _publish(folder, shards, total, basename) -> list[pathlib.Path]:
+    files, weight_map = [], {}
+    for number, (path, names) in enumerate(shards, start=1):
+        tail = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+        files.append(path.rename(folder / f"{basename}{tail}.safetensors"))
+        weight_map.update(dict.fromkeys(names, files[-1].name))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / f"{basename}.safetensors.index.json").write_text(text)
+    return files
+
+
+def write_pth(path: str | pathlib.Path, tensors: Tensors) -> None:
+    """Writes a PyTorch checkpoint (a flat dictionary); the format needs all tensors in memory at once."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"writing {path} needs PyTorch: install the extra 'torch' (pip install skyreels_jax[torch])"
+        ) from None
+    state = {}
+    for name, array in tensors:
+        array = np.array(array, order="C")  # torch wants a writable array of its own
+        if array.dtype == ml_dtypes.bfloat16:
+            state[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        else:
+            state[name] = torch.from_numpy(array)
+    torch.save(state, path)
