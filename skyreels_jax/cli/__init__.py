@@ -1,0 +1,1 @@
+"""The command `skyreels-jax`: one short file per subcommand, parse -> build -> call."""

@@ -1,0 +1,1 @@
+"""From sentences to films: host-side composition of models, diffusion and files."""
