@@ -5,7 +5,7 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ DTYPES = {
 PTH = (".pth", ".pt", ".bin")
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """Named tensors; `read` returns a fresh array or a read-only view, never the whole file."""
 
