@@ -1,0 +1,1 @@
+"""Fast operations on arrays: no modules, no meshes."""

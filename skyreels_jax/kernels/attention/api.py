@@ -1,0 +1,43 @@
+"""The one entry to attention: automatic choice by size, or an explicit implementation that never falls back."""
+
+import functools
+import logging
+
+from jaxtyping import Array, Float
+
+from skyreels_jax.core.config import suggest
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.kernels.attention.chunked import chunked
+from skyreels_jax.kernels.attention.mask import Mask
+from skyreels_jax.kernels.attention.reference import reference
+
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked}
+LARGE = 1024 * 1024  # logits per head and sample from which `chunked` is the choice
+
+
+@functools.cache
+def _log_once(impl: str) -> None:
+    logging.getLogger(__name__).info("attention: %s chosen by size (impl= sets it)", impl)
+
+
+def attention(
+    q: Float[Array, "B L N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    impl: str | None = None,
+) -> Float[Array, "B L N K"]:
+    """Returns softmax(scale q k^T + mask) v per sample and head, in the dtype of q.
+
+    `scale` defaults to K^-1/2. `impl` None chooses by size; a name uses exactly that implementation,
+    which raises `NotImplementedError` with its reason for what it cannot do. `UserError` on an unknown name.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if impl is None:
+        impl = "chunked" if q.shape[1] * k.shape[1] >= LARGE else "reference"
+        _log_once(impl)
+    if impl not in IMPLEMENTATIONS:
+        raise UserError(f"attention impl {impl!r} is not known{suggest(impl, IMPLEMENTATIONS)}")
+    return IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)

@@ -1,0 +1,1 @@
+"""The model family: each package has config, modeling, weights and a README."""

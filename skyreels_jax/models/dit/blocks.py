@@ -1,0 +1,141 @@
+"""The transformer block: modulated self-attention, text (and image) cross-attention, modulated feed-forward."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from skyreels_jax.kernels.attention import Mask
+from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal, zeros
+from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
+from skyreels_jax.nn.rope import apply_rope
+
+Attention = Callable[..., Array]  # the signature of kernels.attention.attention
+
+
+def modulated_norm(
+    x: Float[Array, "B L D"], shift: Array, scale: Array, *, eps: float
+) -> Float[Array, "B L D"]:
+    """Returns layer_norm(x) * (1 + scale) + shift; shift and scale [B, 1 or T, D] hold for a frame's tokens.
+
+    Computed in float32, returned in the dtype of x; nothing is expanded to tokens.
+    """
+    frames = x.reshape(x.shape[0], shift.shape[1], -1, x.shape[2])
+    y = layer_norm(frames, eps=eps) * (1 + scale[:, :, None]) + shift[:, :, None]
+    return y.astype(x.dtype).reshape(x.shape)
+
+
+def gated_add(
+    x: Float[Array, "B L D"], y: Float[Array, "B L D"], gate: Float[Array, "B t D"]
+) -> Float[Array, "B L D"]:
+    """Returns x + y * gate with one gate per frame; float32 inside, x's dtype out."""
+    frames = (x.shape[0], gate.shape[1], -1, x.shape[2])
+    total = x.reshape(frames).astype(jnp.float32) + y.reshape(frames) * gate[:, :, None]
+    return total.astype(x.dtype).reshape(x.shape)
+
+
+class SelfAttention(nnx.Module):
+    """Attention among video tokens; q and k are normed over the full width, then turned by position."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.q = Linear(width, width, rngs=rngs)
+        self.k = Linear(width, width, rngs=rngs)
+        self.v = Linear(width, width, rngs=rngs)
+        self.o = Linear(width, width, rngs=rngs)
+        self.norm_q = RMSNorm(width, eps=config.eps)
+        self.norm_k = RMSNorm(width, eps=config.eps)
+        self.heads = config.num_attention_heads
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        *,
+        rope: tuple[Float[Array, "L R"], Float[Array, "L R"]],
+        mask: Mask | None,
+        attention: Attention,
+    ) -> Float[Array, "B L D"]:
+        heads = (*x.shape[:2], self.heads, -1)
+        q = apply_rope(self.norm_q(self.q(x)).reshape(heads), *rope)
+        k = apply_rope(self.norm_k(self.k(x)).reshape(heads), *rope)
+        out = attention(q, k, self.v(x).reshape(heads), mask=mask)
+        return self.o(out.reshape(x.shape))
+
+
+class CrossAttention(nnx.Module):
+    """Attention from video tokens to text, plus a second one to image tokens when configured."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.q = Linear(width, width, rngs=rngs)
+        self.k = Linear(width, width, rngs=rngs)
+        self.v = Linear(width, width, rngs=rngs)
+        self.o = Linear(width, width, rngs=rngs)
+        self.norm_q = RMSNorm(width, eps=config.eps)
+        self.norm_k = RMSNorm(width, eps=config.eps)
+        if config.added_kv_proj_dim is not None:
+            self.k_img = Linear(width, width, rngs=rngs)
+            # Zero values: a text model that gains image attention starts unchanged.
+            self.v_img = Linear(width, width, kernel_init=zeros, rngs=rngs)
+            self.norm_k_img = RMSNorm(width, eps=config.eps)
+        self.heads = config.num_attention_heads
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        *,
+        context: Float[Array, "B S D"],
+        mask: Mask | None,
+        image: Float[Array, "B Si D"] | None,
+        attention: Attention,
+    ) -> Float[Array, "B L D"]:
+        def split(y: Array) -> Array:
+            return y.reshape(*y.shape[:2], self.heads, -1)
+
+        q = split(self.norm_q(self.q(x)))
+        k = split(self.norm_k(self.k(context)))
+        out = attention(q, k, split(self.v(context)), mask=mask)
+        if image is not None:
+            k = split(self.norm_k_img(self.k_img(image)))
+            out = out + attention(q, k, split(self.v_img(image)))
+        return self.o(out.reshape(x.shape))
+
+
+class Block(nnx.Module):
+    """x + gate * SelfAttention(norm(x)); + CrossAttention(norm2(x)); + gate * ffn(norm(x)).
+
+    The six shifts, scales and gates are the shared time modulation plus this block's learned one.
+    """
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        width = config.width
+        self.attn1 = SelfAttention(config, rngs=rngs)
+        self.attn2 = CrossAttention(config, rngs=rngs)
+        self.norm2 = LayerNorm(width, eps=config.eps) if config.cross_attn_norm else None
+        self.ffn = MLP(width, config.ffn_dim, width, activation=gelu_tanh, rngs=rngs)
+        self.modulation = nnx.Param(normal(width**-0.5)(rngs.params(), (1, 6, width)))
+        self.eps = config.eps
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        modulation: Float[Array, "B t 6 D"],
+        *,
+        context: Float[Array, "B S D"],
+        rope: tuple[Float[Array, "L R"], Float[Array, "L R"]],
+        mask: Mask | None,
+        context_mask: Mask | None,
+        image: Float[Array, "B Si D"] | None,
+        attention: Attention,
+    ) -> Float[Array, "B L D"]:
+        """Returns the block's output; `modulation` is float32, one row per clip (t = 1) or frame."""
+        total = modulation + self.modulation[...].astype(jnp.float32)[None]
+        shift1, scale1, gate1, shift2, scale2, gate2 = (total[:, :, i] for i in range(6))
+        y = modulated_norm(x, shift1, scale1, eps=self.eps)
+        x = gated_add(x, self.attn1(y, rope=rope, mask=mask, attention=attention), gate1)
+        y = x if self.norm2 is None else self.norm2(x)
+        x = x + self.attn2(y, context=context, mask=context_mask, image=image, attention=attention)
+        y = modulated_norm(x, shift2, scale2, eps=self.eps)
+        return gated_add(x, self.ffn(y), gate2)

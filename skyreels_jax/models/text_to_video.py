@@ -1,0 +1,65 @@
+"""Text encoder and diffusion transformer as one model: what training and sampling call."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import Latents, Time, TokenIds
+from skyreels_jax.models.umt5.text import compact_context
+
+
+class TextToVideo(nnx.Module):
+    """Velocity of video latents from text tokens or from ready text states.
+
+    `text_encoder` is any module called as `(input_ids [B, S], mask [B, S]) -> [B, S, E]`;
+    `transformer` is called as `(latents, timestep, context, *, context_weight, fps, image_context,
+    remat)`. `max_length` is the token count to which the official pipeline pads with zeros.
+    """
+
+    def __init__(self, transformer: nnx.Module, text_encoder: nnx.Module, *, max_length: int = 512):
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+        self.max_length = max_length
+
+    def encode(self, input_ids: TokenIds, length: Int[Array, "B"]) -> dict[str, Array]:
+        """Returns `context` [B, S, E] and `context_weight` [B, S] of texts with `length` tokens each."""
+        mask = jnp.arange(input_ids.shape[1])[None, :] < length[:, None]
+        hidden = self.text_encoder(input_ids, mask)
+        context, weight = compact_context(hidden, length, max_length=self.max_length)
+        return {"context": context, "context_weight": weight}
+
+    def __call__(
+        self,
+        latents: Latents,
+        timestep: Time,
+        *,
+        input_ids: TokenIds | None = None,
+        length: Int[Array, "B"] | None = None,
+        context: Float[Array, "B S E"] | None = None,
+        context_weight: Float[Array, "B S"] | None = None,
+        remat: str = "none",
+        **conditions: Any,
+    ) -> Latents:
+        """Returns the velocity. Pass `input_ids` and `length`, or what `encode` made of them.
+
+        `conditions` (`fps`, `image_context`, `attention`) go to the transformer as they are.
+        Raises `UserError` when both or neither kind of text is given.
+        """
+        if (input_ids is None) == (context is None) or (input_ids is None) != (length is None):
+            raise UserError(
+                "pass input_ids with length, or context with context_weight: one of both"
+            )
+        if input_ids is not None:
+            encoded = self.encode(input_ids, length)
+            context, context_weight = encoded["context"], encoded["context_weight"]
+        return self.transformer(
+            latents,
+            timestep,
+            context,
+            context_weight=context_weight,
+            remat=remat,
+            **conditions,
+        )

@@ -1,0 +1,1 @@
+"""Layers shared by the models: linear, norm, rope, convolution, stacked blocks."""

@@ -1,0 +1,106 @@
+"""Dense layers. Every matmul sees two-dimensional operands: on XLA CPU that is about 2.5x faster."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Init = Callable[..., Array]
+
+
+def xavier_uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Glorot uniform; all axes but the last are the fan-in, as the official code counts patch kernels."""
+    fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
+    limit = math.sqrt(6.0 / (fan_in + fan_out))
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def normal(stddev: float) -> Init:
+    """Returns an initialiser that draws N(0, stddev^2)."""
+    return lambda key, shape, dtype=jnp.float32: stddev * jax.random.normal(key, shape, dtype)
+
+
+def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Returns zeros, whatever the key."""
+    del key
+    return jnp.zeros(shape, dtype)
+
+
+def matmul(x: Float[Array, "*rows I"], kernel: Float[Array, "I O"]) -> Float[Array, "*rows O"]:
+    """Returns `x @ kernel` through one two-dimensional product, in the dtype of `kernel`."""
+    rows = x.astype(kernel.dtype).reshape(-1, kernel.shape[0])
+    return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+class Linear(nnx.Module):
+    """`y = x @ kernel + bias` over the last axis, kernel [in, out].
+
+    Computes in the dtype of the kernel, or in `dtype` when given (kernel and input are cast to it).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        kernel_init: Init = xavier_uniform,
+        dtype: jnp.dtype | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
+        kernel = self.kernel[...]
+        kernel = kernel if self.dtype is None else kernel.astype(self.dtype)
+        y = matmul(x, kernel)
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(y.dtype)
+        return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+
+
+class MLP(nnx.Module):
+    """`down(activation(up(x)))`."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        *,
+        activation: Callable[[Array], Array],
+        kernel_init: Init = xavier_uniform,
+        down_init: Init | None = None,
+        dtype: jnp.dtype | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.up = Linear(
+            in_features, hidden_features, kernel_init=kernel_init, dtype=dtype, rngs=rngs
+        )
+        self.down = Linear(
+            hidden_features,
+            out_features,
+            kernel_init=down_init or kernel_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
+        return self.down(self.activation(self.up(x)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """Gaussian error linear unit, tanh approximation."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def gelu_exact(x: Array) -> Array:
+    """Gaussian error linear unit through erf."""
+    return jax.nn.gelu(x, approximate=False)

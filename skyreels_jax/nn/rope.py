@@ -1,0 +1,76 @@
+"""Rotary position embedding over (time, height, width), and the sinusoidal embedding of diffusion times."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from skyreels_jax.core.errors import UserError
+
+
+def axis_widths(head_dim: int) -> tuple[int, int, int]:
+    """Returns how many of `head_dim` channels turn with time, height and width: the rest, a third, a third."""
+    space = 2 * (head_dim // 6)
+    return head_dim - 2 * space, space, space
+
+
+def rope_table(
+    grid: tuple[int, int, int], *, head_dim: int, max_seq_len: int, theta: float = 10000.0
+) -> tuple[Float[Array, "L R"], Float[Array, "L R"]]:
+    """Returns (cos, sin), float32 [L, head_dim / 2], of tokens ordered time, height, width.
+
+    Angles are computed in float64 per axis; only the broadcast to the grid is left to the device.
+    Raises `UserError` when an axis is longer than `max_seq_len`.
+    """
+    if max(grid) > max_seq_len:
+        raise UserError(
+            f"a token grid of {grid} (time, height, width) does not fit: each axis may have at "
+            f"most rope_max_seq_len = {max_seq_len} positions"
+        )
+    tables = []
+    for axis, (length, width) in enumerate(zip(grid, axis_widths(head_dim), strict=True)):
+        frequency = theta ** (-np.arange(0, width, 2, dtype=np.float64) / max(width, 1))
+        angle = np.outer(np.arange(length), frequency)
+        shape = [1, 1, 1, angle.shape[1]]
+        shape[axis] = length
+        tables.append(angle.reshape(shape))
+
+    def spread(function) -> Array:
+        parts = [
+            jnp.broadcast_to(function(t).astype(np.float32), (*grid, t.shape[-1])) for t in tables
+        ]
+        return jnp.concatenate(parts, axis=-1).reshape(-1, head_dim // 2)
+
+    return spread(np.cos), spread(np.sin)
+
+
+def apply_rope(
+    x: Float[Array, "B L N K"], cos: Float[Array, "L R"], sin: Float[Array, "L R"]
+) -> Float[Array, "B L N K"]:
+    """Turns each pair of neighbouring channels (2r, 2r + 1) by its angle; float32 inside, x's dtype out."""
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = cos[None, :, None, :], sin[None, :, None, :]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def timestep_embedding(
+    timestep: Float[Array, "*rows"], width: int, *, theta: float = 10000.0
+) -> Float[Array, "*rows D"]:
+    """Returns [cos(t w), sin(t w)] with w = theta^(-i / (width / 2)), accurate to float32.
+
+    A float32 product of t near 1000 with w is off by 3e-5; so t and w are split such that the
+    large part of the product is exact, and the parts are joined by the addition theorem.
+    """
+    frequency = theta ** (-np.arange(width // 2, dtype=np.float64) / (width / 2))
+    mantissa, exponent = np.frexp(frequency)
+    coarse = np.ldexp(np.round(mantissa * 2**12), exponent - 12)  # 12 bits times 12 bits: exact
+    row = (1,) * timestep.ndim + (-1,)
+    whole = jnp.floor(timestep.astype(jnp.float32))[..., None]
+    part = timestep.astype(jnp.float32)[..., None] - whole
+    large = whole * coarse.astype(np.float32).reshape(row)
+    small = whole * (frequency - coarse).astype(np.float32).reshape(row)
+    small = small + part * frequency.astype(np.float32).reshape(row)
+    cos = jnp.cos(large) * jnp.cos(small) - jnp.sin(large) * jnp.sin(small)
+    sin = jnp.sin(large) * jnp.cos(small) + jnp.cos(large) * jnp.sin(small)
+    return jnp.concatenate([cos, sin], axis=-1)

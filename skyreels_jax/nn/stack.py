@@ -1,0 +1,45 @@
+"""Depth as a leading axis: equal blocks stored stacked, run by one scan, with rematerialisation in one place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from skyreels_jax.core.config import suggest
+from skyreels_jax.core.errors import UserError
+
+REMAT = ("none", "block", "dots")
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Returns `make(rngs)` with `depth` independently initialised layers on a leading axis of every leaf.
+
+    `make` must not keep the generator it is given. The result is storage: call it through `scan`.
+    """
+    keys = jax.random.split(rngs.params(), depth)
+    graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))[0]
+    state = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys)
+    return nnx.merge(graphdef, state)
+
+
+def scan(stacked: nnx.Module, carry: Any, *args: Any, remat: str = "none", **kwargs: Any) -> Any:
+    """Returns the carry after `carry = layer(carry, *args, **kwargs)` for every layer of `stacked`.
+
+    `remat`: "none" keeps every intermediate for the backward pass, "dots" the results of products
+    with weights only, "block" nothing but the input of each layer. Raises `UserError` on another value.
+    """
+    graphdef, state = nnx.split(stacked)
+
+    def layer(carry: Any, state: Any) -> tuple[Any, None]:
+        return nnx.merge(graphdef, state)(carry, *args, **kwargs), None
+
+    if remat not in REMAT:
+        raise UserError(f"remat {remat!r} is not known{suggest(remat, REMAT)}")
+    if remat != "none":
+        policy = (
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        )
+        # Inside a scan the compiler cannot merge the recomputation with the forward pass.
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+    return jax.lax.scan(layer, carry, state)[0]
