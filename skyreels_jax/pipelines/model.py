@@ -1,0 +1,174 @@
+"""A loaded model: `generate` makes films from sentences."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import skyreels_jax
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.types import Params
+from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines.film import Film
+from skyreels_jax.pipelines.recipe import Recipe
+from skyreels_jax.pipelines.validate import Request, check_latents
+
+if TYPE_CHECKING:
+    from skyreels_jax.pipelines.load import ModelSource
+
+OFFICIAL_SLOW_FPS = 16  # the fps embedding knows two rates: 16, and anything else (24)
+Number = float | int
+
+
+class VideoModel:
+    """A text-to-video model and its weights; `skyreels_jax.load` makes one.
+
+    source: where it came from, and what it can make.
+    dtype: of text encoder and transformer; the VAE is float32, as in the official pipeline.
+    model, vae: (graphdef, params) of `TextToVideo` and of the VAE.
+    """
+
+    def __init__(
+        self,
+        source: "ModelSource",
+        *,
+        dtype: str,
+        model: tuple[Any, Params],
+        vae: tuple[Any, Params],
+    ):
+        self.source = source
+        self.dtype = dtype
+        self._graphdef, self._params = model
+        self._vae_graphdef, self._vae_params = vae
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        inference_steps: int | None = None,
+        guidance_scale: Number | None = None,
+        shift: Number | None = None,
+        fps: Number | None = None,
+        seed: int | Sequence[int] = 0,
+        dtype: str | None = None,
+        batch_size: int | None = None,
+        latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> Film | list[Film]:
+        """Returns a film, or a list of films for a list of prompts; None means the model's default.
+
+        seed: one for all films, or one each. A film depends on its own prompt and seed only: made in
+        a batch or alone it is the same (to rounding).
+        dtype: "float32" or "bfloat16".  batch_size: films denoised side by side.
+        latents: the initial noise instead of a seed's, float32 [B, T, H, W, C].
+        progress: called with 1 after each of `steps(request)` denoising steps.
+        Nothing is compiled again when only text, seed, guidance, shift or step count change.
+        Raises `UserError` before any work if something asked for cannot be made.
+        """
+        request = self.source.request(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            inference_steps=inference_steps,
+            guidance_scale=guidance_scale,
+            shift=shift,
+            fps=fps,
+            seed=seed,
+            dtype=self.dtype if dtype is None else dtype,
+            batch_size=batch_size,
+        )
+        films = list(self.films(request, latents=latents, progress=progress))
+        return films[0] if isinstance(prompt, str) else films
+
+    def steps(self, request: Request) -> int:
+        """Returns how many times `films` will call `progress(1)`."""
+        return request.inference_steps * len(_batches(len(request.prompts), request.batch_size))
+
+    def films(
+        self,
+        request: Request,
+        *,
+        latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> Iterator[Film]:
+        """Yields the films of a checked request as they are made, in the order of its prompts."""
+        count = len(request.prompts)
+        shape = self.source.geometry.latent_shape(
+            num_frames=request.num_frames, height=request.height, width=request.width
+        )
+        if latents is not None:
+            latents = check_latents(latents, (count, *shape))
+        params = self._params_in(request.dtype)
+        texts = [*request.prompts, request.negative_prompt]
+        contexts = parts.encode_texts(self._graphdef, params, self.source.tokenizer, texts)
+        for rows in _batches(count, request.batch_size):
+            if latents is None:
+                noise = parts.initial_noise([request.seeds[i] for i in rows], shape)
+            else:
+                noise = jnp.asarray(latents[rows])
+            cond = self._condition([contexts[request.prompts[i]] for i in rows], request)
+            null_cond = self._condition([contexts[request.negative_prompt]] * len(rows), request)
+            denoised = parts.denoise(
+                self._graphdef, params, noise, cond, null_cond, request, progress=progress
+            )
+            for row, i in enumerate(dict.fromkeys(rows)):
+                frames = parts.decode(self._vae_graphdef, self._vae_params, denoised[row : row + 1])
+                given = None if latents is None else latents[i]
+                meta = to_dict(self._recipe(request, i, given))
+                yield Film(frames=frames, fps=request.fps, meta=meta)
+
+    def _params_in(self, dtype: str) -> Params:
+        """Returns the parameters in `dtype`; those of another type than the model's are not kept."""
+        if dtype == self.dtype:
+            return self._params
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), self._params)
+
+    def _condition(self, contexts: list, request: Request) -> dict[str, Array]:
+        cond = jax.tree.map(lambda *rows: jnp.concatenate(rows), *contexts)
+        if self.source.tells_fps:
+            index = 0 if request.fps == OFFICIAL_SLOW_FPS else 1
+            cond["fps"] = jnp.full(len(contexts), index, jnp.int32)
+        return cond
+
+    def _recipe(self, request: Request, index: int, latents: np.ndarray | None) -> Recipe:
+        given = None
+        if latents is not None:
+            given = hashlib.sha256(np.ascontiguousarray(latents).tobytes()).hexdigest()
+        return Recipe(
+            model_id=self.source.model_id,
+            fingerprint=self.source.fingerprint,
+            prompt=request.prompts[index],
+            negative_prompt=request.negative_prompt,
+            seed=request.seeds[index],
+            num_frames=request.num_frames,
+            height=request.height,
+            width=request.width,
+            inference_steps=request.inference_steps,
+            guidance_scale=request.guidance_scale,
+            shift=request.shift,
+            fps=request.fps,
+            dtype=request.dtype,
+            latents=given,
+            skyreels_jax=skyreels_jax.__version__,
+            jax=jax.__version__,
+            device=jax.devices()[0].device_kind,
+        )
+
+
+def _batches(count: int, size: int) -> list[list[int]]:
+    """Returns the sample numbers of equal batches of at most `size`; the last ones repeat the end."""
+    number = math.ceil(count / size)
+    size = math.ceil(count / number)
+    rows = [min(i, count - 1) for i in range(number * size)]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,56 @@
+"""The json beside a film: everything needed to make the same film again."""
+
+import dataclasses
+import json
+import pathlib
+
+from skyreels_jax.core.config import from_dict
+from skyreels_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one film was made.
+
+    `fingerprint` names the weights, `latents` is the sha256 of the initial noise if it was given by
+    hand (then the seed alone does not make the film again). The last three fields say where it was made.
+    """
+
+    model_id: str
+    fingerprint: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    num_frames: int
+    height: int
+    width: int
+    inference_steps: int
+    guidance_scale: float
+    shift: float
+    fps: float
+    dtype: str
+    latents: str | None = None
+    skyreels_jax: str
+    jax: str
+    device: str
+
+
+def read_recipe(path: pathlib.Path) -> Recipe:
+    """Returns the recipe in a film's json; raises `UserError` if it is none, or cannot be repeated."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(
+            f"{str(path)!r} is not json; give the file that lies beside a film"
+        ) from None
+    if not isinstance(values, dict):
+        raise UserError(f"{str(path)!r} is not a recipe; give the file that lies beside a film")
+    recipe = from_dict(Recipe, values)
+    if recipe.latents is not None:
+        raise UserError(
+            f"the film of {str(path)!r} began from latents given by hand; "
+            "repeat it in Python: model.generate(..., latents=...)"
+        )
+    return recipe

@@ -1,0 +1,98 @@
+"""The command's frame: instant help, suggestions, exit codes."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import skyreels_jax
+from skyreels_jax.cli import main as cli
+
+
+def run(*argv: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "skyreels_jax", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def best_seconds(code: str, tries: int = 3) -> float:
+    """Returns the least wall time of `code` in a new interpreter, less that of an empty one."""
+
+    def once(text: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", text], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    return min(once(code) for _ in range(tries)) - min(once("pass") for _ in range(tries))
+
+
+def test_version():
+    done = run("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"skyreels-jax {skyreels_jax.__version__}")
+
+
+def test_help_is_complete():
+    done = run("--help")
+    assert done.returncode == 0
+    for name in cli.COMMANDS:
+        assert name in done.stdout
+    assert "examples:" in done.stdout
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_every_command(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.parse([name, "--help"])
+    assert stop.value.code == 0
+    assert f"skyreels-jax {name}" in capsys.readouterr().out
+
+
+def test_help_is_instant_and_loads_nothing_heavy():
+    heavy = "{'jax', 'flax', 'numpy', 'transformers', 'torch', 'av'} & set(sys.modules)"
+    code = (
+        "import sys\nfrom skyreels_jax.cli.main import parse\n"
+        "try: parse(['--help'])\nexcept SystemExit: pass\n"
+        f"assert not {heavy}, {heavy}"
+    )
+    assert best_seconds(code) < 0.3
+
+
+def test_import_is_quick_and_lazy():
+    code = (
+        "import sys, skyreels_jax\nassert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    assert best_seconds(code) < 0.3
+    assert {"load", "Film", "VideoModel", "UserError"} <= set(dir(skyreels_jax))
+    with pytest.raises(AttributeError, match="no attribute 'loda'"):
+        _ = skyreels_jax.loda
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["genrate", "--prompt", "a"], "no command 'genrate'; did you mean 'generate'?"),
+        (["generate", "--prompt", "a", "--num_frame", "33"], "did you mean '--num_frames'?"),
+        (["generate", "--prompt", "a", "--num_frames", "many"], "invalid int value: 'many'"),
+        (["generate"], "one of the arguments --prompt --prompts_file --from is required"),
+        (["generate", "--prompt", "a", "--prompts_file", "b"], "not allowed with argument"),
+        (["generate", "--prompt", "a", "--format", "avi"], "invalid choice"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(argv, message, capsys):
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and not out
+
+
+def test_no_command_shows_help(capsys):
+    assert cli.main([]) == 2
+    assert "COMMAND" in capsys.readouterr().out
+
+
+def test_interrupt_exits_130(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupted)
+    assert cli.main(["generate"]) == 130
+    assert capsys.readouterr().err == "skyreels-jax: interrupted\n"
