@@ -4,11 +4,13 @@ sigma `s` is in [0, 1], 0 clean and 1 pure noise; the network sees timestep = 10
 A sigma of shape [B, 1] is one noise level per clip, [B, T] one per latent frame.
 """
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from skyreels_jax.core.types import Latents, Time
 
 TIMESTEPS = 1000.0
+Sigma = Float[Array | np.ndarray, "..."]  # numpy in grids, jax in objectives
 
 
 def per_frame(time: Float[Array, "B #T"]) -> Float[Array, "B #T 1 1 1"]:
@@ -32,8 +34,6 @@ def timestep(sigma: Float[Array, "B #T"]) -> Time:
     return TIMESTEPS * sigma
 
 
-def shift_sigma(
-    sigma: Float[Array, "..."], shift: float | Float[Array, ""]
-) -> Float[Array, "..."]:
-    """Returns shift s / (1 + (shift - 1) s): monotone, fixes 0 and 1, shift > 1 raises the noise."""
+def shift_sigma(sigma: Sigma, shift: float | Float[Array, ""]) -> Sigma:
+    """Returns shift s / (1 + (shift - 1) s): monotone, keeps 0 and 1, shift > 1 adds noise."""
     return shift * sigma / (1 + (shift - 1) * sigma)

@@ -1,0 +1,87 @@
+"""Time grids: which latent frame moves from where to where in each row of the sampler.
+
+A grid is data. One column is full-sequence diffusion; one column per latent frame says anything
+else (staggered frames, clean prefixes, frames that wait), with the same sampler and solvers.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.diffusion.flow import TIMESTEPS, shift_sigma
+
+Columns = Float[np.ndarray, "rows #T"]
+Schedule = Literal["diffusers", "official"]
+
+
+class TimeGrid(NamedTuple):
+    """The rows of a sampling run, first to last; a pytree, so `lax.scan` hands out single rows.
+
+    It is host data (numpy float32) passed to compiled code as arguments: another shift or another
+    frame schedule with as many rows compiles nothing.
+    """
+
+    timestep: Columns  # what the model is told, in [0, 1000]
+    sigma: Columns  # noise level before the row
+    sigma_next: Columns  # noise level after it
+    update: Bool[np.ndarray, "rows #T"]  # False: the frame waits, with its solver history
+
+
+def from_sigmas(
+    sigma: Float[np.ndarray, "rows_plus_1 #T"],
+    *,
+    timestep: Columns | None = None,
+    update: Bool[np.ndarray, "rows #T"] | None = None,
+) -> TimeGrid:
+    """Returns the grid that visits `sigma` row by row.
+
+    timestep: defaults to 1000 * sigma. update: defaults to the frames whose sigma changes.
+    Raises `UserError` if a sigma is outside [0, 1].
+    """
+    sigma = np.asarray(sigma, np.float64)
+    if not np.all((sigma >= 0) & (sigma <= 1)):
+        raise UserError("sigmas must be between 0 and 1")
+    now, after = sigma[:-1], sigma[1:]
+    timestep = TIMESTEPS * now if timestep is None else timestep
+    update = now != after if update is None else update
+    floats = (np.asarray(a, np.float32) for a in (timestep, now, after))
+    return TimeGrid(*floats, np.asarray(update, bool))
+
+
+def flow_sigmas(
+    steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers"
+) -> Float[np.ndarray, " steps_plus_1"]:
+    """Returns the shifted noise levels of `steps` steps and the final 0, float64.
+
+    "diffusers": `UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=shift)`: evenly spaced
+      from 1 to 0.001 with the last one dropped, shifted, and the 1 lowered by 1e-6.
+    "official": `FlowUniPCMultistepScheduler.set_timesteps(steps, shift=shift)`: evenly spaced from
+      float32(0.999) to 0 with the last one dropped, shifted.
+    Raises `UserError` for steps < 1 or shift <= 0.
+    """
+    if steps < 1:
+        raise UserError(f"inference_steps must be at least 1, got {steps}")
+    if not shift > 0:
+        raise UserError(f"shift must be positive, got {shift}")
+    if schedule == "official":
+        sigma = np.linspace(float(np.float32(1 - 1 / TIMESTEPS)), 0.0, steps + 1)[:-1]
+    elif schedule == "diffusers":
+        sigma = np.linspace(1.0, 1 / TIMESTEPS, steps + 1)[:-1]
+    else:
+        raise UserError(f"schedule is 'diffusers' or 'official', got {schedule!r}")
+    sigma = shift_sigma(sigma, shift)
+    sigma[0] = min(sigma[0], 1 - 1e-6)
+    return np.append(sigma, 0.0)
+
+
+def synchronous(steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers") -> TimeGrid:
+    """Returns the grid [steps, 1] on which all latent frames move together.
+
+    Both peers hand the model whole numbers, 1000 sigma truncated, while their solvers keep the
+    exact sigma; so does this grid. (With hundreds of steps and a large shift the first two whole
+    numbers agree, and diffusers then looks up the wrong first step; that fault is not repeated.)
+    """
+    sigma = flow_sigmas(steps, shift=shift, schedule=schedule)[:, None]
+    return from_sigmas(sigma, timestep=np.trunc(TIMESTEPS * sigma[:-1]))
