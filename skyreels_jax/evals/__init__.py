@@ -1,0 +1,1 @@
+"""Judges and benchmark suites: what a film shows, measured from its pixels."""

@@ -1,0 +1,142 @@
+"""The judge: what a ToyFilm shows, from its pixels alone.
+
+It measures; it never looks at a caption. Its own accuracy on films of known truth is part of the test-suite.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import UInt8
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.toy_film import world
+from skyreels_jax.data.toy_film.panorama import SUPERSAMPLE, panorama
+from skyreels_jax.data.toy_film.render import render
+from skyreels_jax.data.toy_film.world import CENTRE, SIZE, Scene
+from skyreels_jax.evals.camera import judge_camera
+from skyreels_jax.evals.motion import judge_motion
+from skyreels_jax.evals.palette import place_and_light
+from skyreels_jax.evals.subject import Subject, find_subject
+
+UNSEEN = "unseen"  # the value of every subject attribute when no subject is found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a film shows, and how well it is made.
+
+    Attributes:
+        colour, ..., lighting: one of the world's values, or UNSEEN.
+        presence: share of the frames that show the subject.
+        flicker: mean absolute second difference in time of the frame's mean colour, levels (0 is best).
+        consistency: in [0, 1], the product of presence, of how well the subject keeps to one shape (overlap with
+            the ideal outline) and of how well the background keeps together (exp(-residual / 16 levels), after the
+            camera's motion is undone).
+        quality: PSNR in dB against the nearest film of the world: the renderer's, with the judged attributes and
+            the fitted position of subject and panorama.
+        track_error: root mean square distance (pixels) from the nearest law of motion.
+    """
+
+    colour: str
+    shape: str
+    shot_type: str
+    direction: str
+    speed: str
+    camera_motion: str
+    environment: str
+    lighting: str
+    presence: float
+    flicker: float
+    consistency: float
+    quality: float
+    track_error: float
+
+
+def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
+    """Judges a film of at least 5 frames whose sides are equal multiples of 64.
+
+    `start`: the frame number of frames[0], for a window of a longer film. Raises `UserError` on other sizes.
+    """
+    frames = _world_size(frames)
+    environment, lighting = place_and_light(frames)
+    subject = find_subject(frames, environment, lighting)
+    cover = np.zeros(frames.shape[:3]) if subject is None else subject.cover
+    camera, _, residual = judge_camera(frames, cover, start=start)
+    mean = frames.mean((1, 2))
+    measures = {
+        "environment": environment,
+        "lighting": lighting,
+        "camera_motion": camera,
+        "flicker": float(np.abs(np.diff(mean, n=2, axis=0)).mean()),
+    }
+    if subject is None:
+        nothing = dict.fromkeys(("colour", "shape", "shot_type", "direction", "speed"), UNSEEN)
+        zero = dict.fromkeys(("presence", "consistency", "quality"), 0.0)
+        return Verdict(**nothing, **measures, **zero, track_error=float("nan"))
+    times = np.arange(start, start + len(frames))
+    direction, speed, track_error = judge_motion(subject.centre, times)
+    scene = Scene(
+        colour=subject.colour,
+        shape=subject.shape,
+        shot_type=_shot_type(subject, camera, times),
+        direction=direction,
+        speed=speed,
+        camera_motion=camera,
+        environment=environment,
+        lighting=lighting,
+    )
+    presence = float(subject.seen.mean())
+    return Verdict(
+        **world.attributes(scene) | measures,
+        presence=presence,
+        consistency=presence * subject.overlap * float(np.exp(-residual / 16)),
+        quality=_quality(frames, scene, subject, start),
+        track_error=track_error,
+    )
+
+
+def _world_size(frames: np.ndarray) -> np.ndarray:
+    t, height, width = frames.shape[:3]
+    if t < 5 or height != width or height % SIZE:
+        raise UserError(
+            f"the judge needs >= 5 frames of equal sides, a multiple of {SIZE}; got {frames.shape}"
+        )
+    fold = height // SIZE
+    small = frames.reshape(t, SIZE, fold, SIZE, fold, 3).mean((2, 4))
+    return frames if fold == 1 else np.round(small).astype(np.uint8)
+
+
+def _shot_type(subject: Subject, camera: str, times: np.ndarray) -> str:
+    """Returns the shot whose radius is nearest (by ratio) to the mean one, the zoom's part taken out."""
+    scale = world.zoom_scale(camera, times)
+    zoom = np.sqrt(scale / (world.ZOOM_FACTOR**0.5 if scale.max() > 1 else 1.0))
+    radius = np.nanmedian(subject.radius / zoom)
+    return min(world.RADIUS, key=lambda shot: abs(np.log(world.RADIUS[shot] / radius)))
+
+
+def _quality(frames: np.ndarray, scene: Scene, subject: Subject, start: int) -> float:
+    """Returns the PSNR against the renderer's film of `scene`, its free numbers fitted to the frames."""
+    times = np.arange(start, start + len(frames))
+    gap = subject.centre - world.centres(scene, times)
+    jitter = tuple(float(v) for v in np.clip(np.nanmedian(gap, axis=0), -10, 10))
+    scene = dataclasses.replace(scene, jitter=jitter, offset=_offset(frames, scene, subject, start))
+    film = render(scene, len(frames), start=start).astype(np.float32)
+    return float(10 * np.log10(255**2 / max(((film - frames) ** 2).mean(), 1e-2)))
+
+
+def _offset(frames: np.ndarray, scene: Scene, subject: Subject, start: int) -> float:
+    """Returns where in the panorama the film's middle frame lies, projected back to frame 0."""
+    middle = len(frames) // 2
+    now = np.array([start + middle])
+    strip = panorama(scene.environment, scene.lighting)
+    pixel = np.arange(0, SIZE, 2)  # every other row and column will do
+    place = (pixel + 0.5 - CENTRE) / world.zoom_scale(scene.camera_motion, now) + CENTRE
+    point = np.floor(SUPERSAMPLE * place).astype(int)
+    steps = np.arange(strip.shape[1])
+    columns = (point[None, :] + steps[:, None]) % strip.shape[1]
+    seen = frames[middle, ::2, ::2].astype(np.float32)
+    clear = subject.cover[middle, ::2, ::2] < 0.1
+    rows = strip[point]
+    errors = [(((rows[:, c] - seen) ** 2).sum(-1) * clear).sum() for c in columns]
+    shift = float(world.pan_shift(scene.camera_motion, now)[0])
+    return (float(np.argmin(errors)) / SUPERSAMPLE - shift) % world.PANORAMA_WIDTH
