@@ -1,0 +1,124 @@
+"""ToyFilm as a TFDS dataset: rendered clips with their captions, in array_record files, without TensorFlow.
+
+    builder = toy_film(data_dir, num_clips=4096, num_frames=33)
+    builder.download_and_prepare()
+    source = builder.as_data_source(split="train")  # random access, ready for grain.MapDataset.source
+
+Everything is a function of the configuration: the same one gives the same clips on any machine.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.toy_film import world
+from skyreels_jax.data.toy_film.captions import sentence, structured
+from skyreels_jax.data.toy_film.render import render
+
+VALIDATION_SEED = 1_000_000_000  # seeds from here on: the same captions as training, other films
+EVAL_SHARE = 16  # one clip in each evaluation split for this many of training
+
+
+@dataclasses.dataclass(eq=False)
+class ToyFilmConfig(tfds.core.BuilderConfig):
+    """num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of each caption.
+    seed: of the first training clip; data sets whose seed ranges do not overlap share no film.
+    """
+
+    num_clips: int = 4096
+    num_frames: int = 33
+    num_sentences: int = 4
+    seed: int = 0
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """ToyFilm: see skyreels_jax/data/toy_film/world.py for what happens in it.
+
+    Splits: "train"; "validation" (captions as in training, other films); "held_out" (attribute tuples never in
+    training); "held_out_combinations" (pairs of attribute values never together in training).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [ToyFilmConfig(name="default", description="4,096 clips of 33 frames")]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        video = tfds.features.Tensor(
+            shape=(self.builder_config.num_frames, world.SIZE, world.SIZE, 3),
+            dtype=np.uint8,
+            encoding="zlib",  # flat colours: about a tenth of the size, 1-2 ms to decode
+        )
+        features = {
+            "video": video,
+            "sentences": tfds.features.Sequence(tfds.features.Text()),
+            "structured": tfds.features.Text(doc="caption in the SkyCaptioner schema, as JSON"),
+            "seed": np.int64,
+        }
+        features |= {name: tfds.features.Text() for name in world.ATTRIBUTES}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features),
+            description="Short procedural films with structured captions that arithmetic can judge.",
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        config = self.builder_config
+        few = max(1, config.num_clips // EVAL_SHARE)
+        return {
+            "train": self._generate_examples("train", config.seed, config.num_clips),
+            "validation": self._generate_examples("train", VALIDATION_SEED + config.seed, few),
+            "held_out": self._generate_examples("held_out", config.seed, few),
+            "held_out_combinations": self._generate_examples(
+                "held_out_combinations", config.seed, few
+            ),
+        }
+
+    def _generate_examples(
+        self, split: str, first: int, count: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
+        for seed in range(first, first + count):
+            scene = world.sample_scene(seed, split)
+            yield (
+                seed,
+                {
+                    "video": render(scene, config.num_frames),
+                    "sentences": [sentence(scene, i) for i in range(config.num_sentences)],
+                    "structured": json.dumps(structured(scene)),
+                    "seed": seed,
+                    **world.attributes(scene),
+                },
+            )
+
+
+def toy_film(
+    data_dir: str | os.PathLike[str],
+    *,
+    num_clips: int = 4096,
+    num_frames: int = 33,
+    num_sentences: int = 4,
+    seed: int = 0,
+) -> Builder:
+    """Returns the builder of one configuration under `data_dir`; `download_and_prepare()` renders what is missing.
+
+    Raises `UserError` for counts that are not positive or frames that are not 4k + 1.
+    """
+    if min(num_clips, num_frames, num_sentences) < 1 or num_frames % 4 != 1 or seed < 0:
+        raise UserError(
+            "ToyFilm needs num_clips >= 1, num_sentences >= 1, seed >= 0 and num_frames = 4k + 1"
+        )
+    config = ToyFilmConfig(
+        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}",
+        description=f"{num_clips} clips of {num_frames} frames",
+        num_clips=num_clips,
+        num_frames=num_frames,
+        num_sentences=num_sentences,
+        seed=seed,
+    )
+    return Builder(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
