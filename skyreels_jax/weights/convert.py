@@ -1,4 +1,4 @@
-"""The conversion engine: a table and the shapes of a model turn stored tensors into parameters and back."""
+"""The conversion engine: stored tensors to parameters and back, by a table and abstract shapes."""
 
 import dataclasses
 import itertools
@@ -17,12 +17,12 @@ from skyreels_jax.weights.reader import TensorSource
 from skyreels_jax.weights.table import Rule, Table, matcher
 from skyreels_jax.weights.transforms import Transform
 
-LISTED = 40  # above this many problems the numbers in the names are folded, so that one screen shows all
+LISTED = 40  # above this many problems the report folds the numbers in the names
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where a stored tensor belongs: `path` of the leaf, `index` on its leading axes, stored `shape`."""
+    """Where a stored tensor belongs: `path` of the leaf, `index` on its leading axes."""
 
     path: str
     index: tuple[int, ...]
@@ -32,9 +32,10 @@ class Slot:
 
 
 def plan(table: Table, abstract: Params) -> dict[str, Slot]:
-    """Returns the slot of every stored tensor of a model whose parameters have the shapes of `abstract`.
+    """Returns the slot of every stored tensor of a model with parameters like `abstract`.
 
-    Raises `ValueError` (a fault of the table) unless every leaf has exactly one rule and every name one slot.
+    Raises `ValueError` (a fault of the table) unless every leaf has exactly one rule and every
+    name one slot.
     """
     rules = [(rule, matcher(rule.target)) for rule in table if rule.target is not None]
     slots: dict[str, Slot] = {}
@@ -68,7 +69,7 @@ def source_shapes(table: Table, abstract: Params) -> dict[str, tuple[int, ...]]:
 
 
 def match(table: Table, source: TensorSource, abstract: Params) -> dict[str, Slot]:
-    """Returns the slots of `abstract`, by the names under which `source` holds them, after total accounting.
+    """Returns the slots of `abstract` by the names under which `source` holds them.
 
     Raises one `UserError` that names every missing, unknown and mis-shaped tensor.
     """
@@ -123,9 +124,10 @@ def load_tree(
 ) -> Params:
     """Returns a tree like `abstract` filled from `source`, one leaf at a time.
 
-    `dtype` is the type of floating leaves; None keeps that of the file. `place(path, array)` puts a finished leaf
-    where it belongs (by default on the default device), so that one leaf at most exists twice.
-    Raises one `UserError` that lists everything missing, unknown or mis-shaped, before anything is read.
+    `dtype` is the type of floating leaves; None keeps that of the file. `place(path, array)` puts a
+    finished leaf where it belongs (by default on the default device), so that one leaf at most
+    exists twice. Raises one `UserError` that lists everything missing, unknown or mis-shaped,
+    before anything is read.
     """
     names: dict[str, list[tuple[str, Slot]]] = {}
     for name, slot in match(table, source, abstract).items():
@@ -140,7 +142,9 @@ def load_tree(
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def export_tree(table: Table, tree: Params, *, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
+def export_tree(
+    table: Table, tree: Params, *, dtype: Any = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (stored name, array) for every tensor of `tree`, in the names and layout of `table`.
 
     `dtype` is the type of floating tensors; None keeps theirs.
@@ -151,14 +155,15 @@ def export_tree(table: Table, tree: Params, *, dtype: Any = None) -> Iterator[tu
     for path, leaf in named_leaves(tree):
         array = np.asarray(leaf)
         for name, slot in slots[path]:
-            part = cast(name, slot.transform.inverse(array[slot.index]), target_dtype(array.dtype, dtype))
+            part = slot.transform.inverse(array[slot.index])
+            part = cast(name, part, target_dtype(array.dtype, dtype))
             yield name, np.asarray(part, order="C")
 
 
 def transcode(
     source: TensorSource, read: Table, write: Table, abstract: Params, *, dtype: Any = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the tensors of `source`, named and laid out by `read`, in the names and layout of `write`.
+    """Yields the tensors of `source`, stored by the table `read`, as the table `write` stores them.
 
     One tensor at a time. Raises `UserError` as `load_tree` does, before the first tensor.
     """
@@ -170,7 +175,7 @@ def transcode(
 
 
 def target_dtype(old: Any, new: Any) -> np.dtype:
-    """Returns the type that a tensor of type `old` gets when floating tensors are to be `new` (or kept: None)."""
+    """Returns `new` for a floating type `old`; `old` for other types and where `new` is None."""
     return np.dtype(new if new is not None and jnp.issubdtype(old, jnp.floating) else old)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
@@ -15,7 +14,8 @@ from skyreels_jax.core.errors import UserError
 
 DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
+    "BOOL": np.bool_,
 }  # fmt: skip
 PTH = (".pth", ".pt", ".bin")
 
@@ -63,7 +63,7 @@ class SafetensorsSource:
         for file in files:
             for key, handle in _open_safetensors(file):
                 if key in self._where:
-                    raise UserError(f"{name}: tensor {key!r} is in two files ({file.name} and another)")
+                    raise UserError(f"{name}: tensor {key!r} is in {file.name} and another file")
                 self._where[key] = handle
 
     def keys(self) -> list[str]:
@@ -92,7 +92,7 @@ class TorchSource:
             import torch
         except ImportError:
             raise UserError(
-                f"{path} is a PyTorch file: install the extra 'torch' (pip install skyreels_jax[torch])"
+                f"{path} is a PyTorch file: pip install 'skyreels_jax[torch]' (the extra 'torch')"
             ) from None
         try:
             # Only the zip format (torch >= 1.6) can be mapped; a truncated file is no zip either.
@@ -114,7 +114,9 @@ class TorchSource:
 
     def dtype(self, key: str) -> np.dtype:
         dtype = self._state[key].dtype
-        return np.dtype(ml_dtypes.bfloat16 if dtype == self._bfloat16 else str(dtype)[len("torch.") :])
+        if dtype == self._bfloat16:
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(str(dtype).removeprefix("torch."))
 
     def read(self, key: str) -> np.ndarray:
         tensor = self._state[key].detach().contiguous()
@@ -124,9 +126,9 @@ class TorchSource:
 
 
 def open_source(path: str | pathlib.Path) -> TensorSource:
-    """Opens a `.safetensors` or `.pth`/`.pt`/`.bin` file, or a folder of safetensors with or without index.
+    """Opens a `.safetensors` or `.pth`/`.pt`/`.bin` file, or a folder of safetensors.
 
-    Raises `UserError` for a missing path, a folder without weights, missing shards and damaged files.
+    Raises `UserError` for a missing path, a folder without weights, missing shards, damaged files.
     """
     path = pathlib.Path(path)
     if path.is_file() and path.suffix in PTH:
@@ -141,23 +143,24 @@ def open_source(path: str | pathlib.Path) -> TensorSource:
 def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the safetensors files that make up the model in `folder`.
 
-    The index decides where there is one. Precision variants ("model.fp16.safetensors") are not read.
+    The index decides where there is one. Variants ("model.fp16.safetensors") are not read.
     """
-    indices = sorted(p for p in folder.glob("*.index.json") if re.fullmatch(r"[^.]+\.safetensors\.index\.json", p.name))
+    indices = sorted(p for p in folder.glob("*.safetensors.index.json") if p.name.count(".") == 3)
     if not indices:
         files = sorted(p for p in folder.glob("*.safetensors") if p.name.count(".") == 1)
         if not files:
-            raise UserError(f"{folder}: no weights; expected *.safetensors (or *.safetensors.index.json)")
+            raise UserError(f"{folder}: no weights; expected *.safetensors")
         return files
     if len(indices) > 1:
-        raise UserError(f"{folder}: several weight indices ({', '.join(p.name for p in indices)}); keep one")
+        names = ", ".join(p.name for p in indices)
+        raise UserError(f"{folder}: several weight indices ({names}); keep one")
     try:
         names = sorted(set(json.loads(indices[0].read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{indices[0]}: not a safetensors index (json with 'weight_map')") from None
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
-        raise UserError(f"{folder}: missing weight files {', '.join(absent)} (named by {indices[0].name})")
+        raise UserError(f"{folder}: missing weight files {', '.join(absent)}")
     return [folder / name for name in names]
 
 

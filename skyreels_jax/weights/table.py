@@ -8,12 +8,12 @@ from skyreels_jax.weights.transforms import SAME, Transform
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`source` (a stored name, dotted) is `target` (a tree path with slashes), laid out by `transform`.
+    """The stored tensor `source` is the parameter at tree path `target`, laid out by `transform`.
 
     `{i}` stands for a number. In both names it is a list index:
     `Rule("down.{i}.conv.weight", "down/{i}/conv/kernel", CONV3D)`. In `source` alone it runs along
     a leading axis of the target: `Rule("blocks.{i}.to_q.weight", "blocks/to_q/kernel", LINEAR)`.
-    `tied` names a second key under which files may hold the same tensor; export writes `source` only.
+    `tied` names a second key that may hold the same tensor; export writes `source` only.
     `target=None` marks keys that are known and not read (see `ignored`).
     """
 
@@ -33,7 +33,7 @@ Table = tuple[Rule, ...]
 
 
 def ignored(*patterns: str) -> Table:
-    """Returns rules for keys that files may hold and that no parameter needs; `{i}` as in `Rule`."""
+    """Returns rules for keys that files may hold and no parameter needs; `{i}` as in `Rule`."""
     return tuple(Rule(pattern, None) for pattern in patterns)
 
 

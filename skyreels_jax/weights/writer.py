@@ -18,8 +18,8 @@ def write_safetensors(
 ) -> list[pathlib.Path]:
     """Writes `tensors` to `folder`/`basename`.safetensors, or to numbered shards with an index.
 
-    One shard at a time is in memory. A tensor larger than `max_shard_bytes` gets a shard of its own.
-    Nothing is left behind when `tensors` raises. Returns the weight files.
+    One shard at a time is in memory. A tensor larger than `max_shard_bytes` gets a shard of its
+    own. Nothing is left behind when `tensors` raises. Returns the weight files.
     """
     folder = pathlib.Path(folder)
     shards: list[tuple[pathlib.Path, list[str]]] = []
@@ -64,12 +64,12 @@ def _publish(folder, shards, total, basename) -> list[pathlib.Path]:
 
 
 def write_pth(path: str | pathlib.Path, tensors: Tensors) -> None:
-    """Writes a PyTorch checkpoint (a flat dictionary); the format needs all tensors in memory at once."""
+    """Writes a PyTorch checkpoint (a flat dictionary); this holds all tensors in memory at once."""
     try:
         import torch
     except ImportError:
         raise UserError(
-            f"writing {path} needs PyTorch: install the extra 'torch' (pip install skyreels_jax[torch])"
+            f"writing {path} needs PyTorch: pip install 'skyreels_jax[torch]' (the extra 'torch')"
         ) from None
     state = {}
     for name, array in tensors:

@@ -1,0 +1,1 @@
+"""UMT5 text encoder: configuration, model, weight tables, tokens and contexts."""

@@ -1,0 +1,156 @@
+"""The conversion engine: both directions, stacked and list indices, total accounting."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.weights.convert import export_tree, load_tree, source_shapes, transcode
+from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.weights.table import Rule, ignored
+from skyreels_jax.weights.transforms import CONV3D, LINEAR, squeeze
+
+
+def shaped(*shape):
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+ABSTRACT = {
+    "blocks": {"q": {"kernel": shaped(3, 4, 6), "bias": shaped(3, 6)}},
+    "up": {i: {"res": {j: {"kernel": shaped(1, 3, 3, 2, 5)} for j in range(2)}} for i in range(2)},
+    "gamma": shaped(7),
+}
+TABLE = (
+    Rule("blocks.{i}.to_q.weight", "blocks/q/kernel", LINEAR),
+    Rule("blocks.{i}.to_q.bias", "blocks/q/bias"),
+    Rule("up.{i}.{j}.weight", "up/{i}/res/{j}/kernel", CONV3D),
+    Rule("norm.gamma", "gamma", squeeze(4)),
+    *ignored("step.{i}"),
+)
+OTHER = (
+    Rule("q{i}.w", "blocks/q/kernel"),
+    Rule("q{i}.b", "blocks/q/bias"),
+    Rule("up_{i}_{j}", "up/{i}/res/{j}/kernel"),
+    Rule("gamma", "gamma", squeeze(2)),
+)
+
+
+def random_tree(dtype=np.float32):
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda s: random.normal(size=s.shape).astype(dtype), ABSTRACT)
+
+
+def stored(**changes):
+    arrays = dict(export_tree(TABLE, random_tree())) | changes
+    return DictSource({k: v for k, v in arrays.items() if v is not None}, name="file")
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert jax.tree.map(lambda x: x.dtype, a) == jax.tree.map(lambda x: x.dtype, b)
+
+
+def test_names_and_shapes():
+    assert source_shapes(TABLE, ABSTRACT) == {
+        **{f"blocks.{i}.to_q.weight": (6, 4) for i in range(3)},
+        **{f"blocks.{i}.to_q.bias": (6,) for i in range(3)},
+        **{f"up.{i}.{j}.weight": (5, 2, 1, 3, 3) for i in range(2) for j in range(2)},
+        "norm.gamma": (7, 1, 1, 1),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_export_and_load_are_inverse(dtype):
+    tree = random_tree(dtype)
+    arrays = dict(export_tree(TABLE, tree))
+    np.testing.assert_array_equal(
+        arrays["blocks.1.to_q.weight"], tree["blocks"]["q"]["kernel"][1].T
+    )
+    np.testing.assert_array_equal(
+        arrays["up.1.0.weight"], tree["up"][1]["res"][0]["kernel"].transpose(4, 3, 0, 1, 2)
+    )
+    assert_same(load_tree(TABLE, DictSource(arrays), ABSTRACT), tree)
+
+
+def test_transcode_goes_through_no_tree_and_back_bit_exactly():
+    source = stored()
+    other = dict(transcode(source, TABLE, OTHER, ABSTRACT))
+    assert other.keys() == source_shapes(OTHER, ABSTRACT).keys()
+    back = dict(transcode(DictSource(other), OTHER, TABLE, ABSTRACT))
+    for name in source.keys():  # noqa: SIM118
+        np.testing.assert_array_equal(back.pop(name), source.read(name))
+    assert not back
+
+
+def test_dtype_is_cast_per_leaf_and_placed_by_the_caller():
+    seen = []
+
+    def place(path, array):
+        seen.append(path)
+        return array
+
+    tree = load_tree(TABLE, stored(), ABSTRACT, dtype=jnp.bfloat16, place=place)
+    assert seen[0] == "blocks/q/bias" and len(seen) == 7
+    assert all(
+        type(leaf) is np.ndarray and leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(tree)
+    )
+    mixed = stored(**{"blocks.1.to_q.bias": np.ones(6, np.float16)})
+    assert load_tree(TABLE, mixed, ABSTRACT)["blocks"]["q"]["bias"].dtype == np.float32
+
+
+def test_float16_refuses_to_overflow():
+    source = stored(**{"norm.gamma": np.full((7, 1, 1, 1), 7e4, np.float32)})
+    with pytest.raises(UserError, match="norm.gamma holds values beyond float16"):
+        load_tree(TABLE, source, ABSTRACT, dtype=np.float16)
+    load_tree(TABLE, source, ABSTRACT, dtype=jnp.bfloat16)
+
+
+def test_one_error_lists_every_problem():
+    source = stored(
+        **{
+            "blocks.2.to_q.weight": None,
+            "norm.gamma": None,
+            "up.1.1.weight": np.ones((5, 2, 3, 3), np.float32),
+            "lora": np.ones(3, np.float32),
+            "blocks.3.to_q.bias": np.ones(6, np.float32),
+            "step.12": np.ones((), np.float32),
+        }
+    )
+    with pytest.raises(UserError) as caught:
+        load_tree(TABLE, source, ABSTRACT)
+    first, *rest = str(caught.value).split("\n")
+    assert first == "file does not hold this model (11 tensors): 2 missing, 1 mis-shaped, 2 unknown"
+    assert sorted(rest) == [
+        "  mis-shaped up.1.1.weight: [5, 2, 3, 3], expected [5, 2, 1, 3, 3]",
+        "  missing blocks.2.to_q.weight [6, 4]",
+        "  missing norm.gamma [7, 1, 1, 1]",
+        "  unknown blocks.3.to_q.bias [6]",
+        "  unknown lora [3]",
+    ]
+
+
+def test_very_many_problems_are_folded_by_number():
+    arrays = {f"layer.{i}.weight": np.ones(2, np.float32) for i in range(100)}
+    with pytest.raises(UserError) as caught:
+        load_tree(TABLE, DictSource(arrays, name="other"), ABSTRACT)
+    lines = str(caught.value).split("\n  ")
+    assert "unknown layer.*.weight [2] (x100)" in lines
+    assert "missing blocks.*.to_q.weight [6, 4] (x3)" in lines
+    assert "missing norm.gamma [7, 1, 1, 1]" in lines
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (TABLE[1:], "blocks/q/kernel has 0 rules"),
+        ((*TABLE, Rule("x", "gamma")), "gamma has 2 rules"),
+        ((*TABLE[:3], Rule("blocks.0.to_q.bias", "gamma")), "feeds both"),
+        ((*TABLE[:3], Rule("g", "gamma", LINEAR)), "does not fit"),
+    ],
+)
+def test_a_faulty_table_is_a_programming_error(table, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        source_shapes(table, ABSTRACT)
+    assert not isinstance(caught.value, UserError)

@@ -1,0 +1,165 @@
+"""Weight files: safetensors whole and in shards, PyTorch checkpoints, and damaged files."""
+
+import builtins
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.weights.reader import open_source
+from skyreels_jax.weights.writer import write_pth, write_safetensors
+
+ARRAYS = {
+    "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,  # not contiguous
+    "b.weight": np.linspace(-1, 1, 8).astype(ml_dtypes.bfloat16),
+    "c": np.ones((2, 1, 3), np.float16),
+    "scalar": np.float32(3.0).reshape(()),
+    "steps": np.arange(3),
+}
+
+
+def write(folder, max_shard_bytes=10**6):
+    return write_safetensors(
+        folder, ARRAYS.items(), max_shard_bytes=max_shard_bytes, basename="model"
+    )
+
+
+def assert_holds_arrays(source):
+    assert sorted(source.keys()) == sorted(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert source.shape(name) == array.shape
+        assert source.dtype(name) == source.read(name).dtype == array.dtype
+        np.testing.assert_array_equal(source.read(name), array)
+
+
+def test_one_file(tmp_path):
+    (file,) = write(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    assert_holds_arrays(open_source(file))
+    assert_holds_arrays(open_source(tmp_path))
+    assert load_file(file)["b.weight"].dtype == torch.bfloat16
+
+
+def test_shards_with_and_without_index(tmp_path):
+    files = write(tmp_path, max_shard_bytes=64)
+    assert [f.name for f in files] == [f"model-{i:05d}-of-00002.safetensors" for i in (1, 2)]
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(a.nbytes for a in ARRAYS.values())
+    assert sorted(index["weight_map"]) == sorted(ARRAYS)
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "model.fp16.safetensors").write_bytes(b"a variant is left alone")
+    assert_holds_arrays(open_source(tmp_path))
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert_holds_arrays(open_source(tmp_path))
+
+
+def test_a_failing_stream_leaves_nothing(tmp_path):
+    def tensors():
+        yield from ARRAYS.items()
+        raise OSError("disk on fire")
+
+    with pytest.raises(OSError, match="fire"):
+        write_safetensors(tmp_path, tensors(), max_shard_bytes=8, basename="model")
+    with pytest.raises(ValueError, match="written twice"):
+        write_safetensors(tmp_path, [("a", np.ones(2))] * 2, max_shard_bytes=8, basename="model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pth(tmp_path):
+    write_pth(tmp_path / "model.pth", ARRAYS.items())
+    state = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert state["b.weight"].dtype == torch.bfloat16 and state["a"].shape == (4, 3)
+    assert_holds_arrays(open_source(tmp_path / "model.pth"))
+
+
+def test_old_pth_cannot_be_mapped_but_is_read(tmp_path):
+    state = {"a": torch.arange(3)}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(open_source(tmp_path / "old.pth").read("a"), [0, 1, 2])
+
+
+def test_pth_without_torch(tmp_path, monkeypatch):
+    write_pth(tmp_path / "model.pth", ARRAYS.items())
+    real = builtins.__import__
+
+    def absent(name, *args, **kwargs):
+        if name == "torch":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    for attempt in (
+        lambda: open_source(tmp_path / "model.pth"),
+        lambda: write_pth(tmp_path / "x.pth", ARRAYS.items()),
+    ):
+        with pytest.raises(UserError, match=r"pip install 'skyreels_jax\[torch\]'"):
+            attempt()
+
+
+class Unsafe:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def damaged(folder, kind):
+    """Makes a broken weight file or folder and returns its path."""
+    folder.mkdir(exist_ok=True)
+    if kind == "absent":
+        return folder / "nothing"
+    if kind == "empty folder":
+        return folder
+    if kind in ("truncated", "truncated shard"):
+        files = write(folder, max_shard_bytes=64 if "shard" in kind else 10**6)
+        files[-1].write_bytes(files[-1].read_bytes()[:-7])
+        return folder
+    if kind == "text":
+        (folder / "model.safetensors").write_text("404: not found")
+        return folder
+    if kind == "empty":
+        (folder / "model.safetensors").write_bytes(b"")
+        return folder
+    if kind == "absent shard":
+        write(folder, max_shard_bytes=64)[0].unlink()
+        return folder
+    if kind == "bad index":
+        (folder / "model.safetensors.index.json").write_text("{}")
+        return folder
+    if kind == "twice":
+        write(folder)[0].rename(folder / "other.safetensors")
+        write(folder)
+        return folder
+    path = folder / "model.pth"
+    torch.save({"nested": [1]} if kind == "nested pth" else {"a": Unsafe()}, path)
+    if kind == "truncated pth":
+        write_pth(path, ARRAYS.items())
+        path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("absent", "no such weight file or folder"),
+        ("empty folder", r"no weights; expected \*.safetensors"),
+        ("truncated", "model.safetensors: not a complete safetensors file"),
+        ("truncated shard", "model-00002-of-00002.safetensors: not a complete safetensors file"),
+        ("text", "not a complete safetensors file"),
+        ("empty", "not a complete safetensors file"),
+        ("absent shard", "missing weight files model-00001-of-00002.safetensors"),
+        ("bad index", "not a safetensors index"),
+        ("twice", "is in other.safetensors and another file"),
+        ("truncated pth", "not a complete PyTorch weight file"),
+        ("unsafe pth", "not a complete PyTorch weight file"),
+        ("nested pth", "one flat dictionary of tensors"),
+    ],
+)
+def test_damage_is_one_line(tmp_path, capsys, kind, message):
+    path = damaged(tmp_path / "model", kind)
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(path)
+    assert "\n" not in str(caught.value)
+    assert "code ran" not in capsys.readouterr().out
