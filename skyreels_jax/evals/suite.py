@@ -1,0 +1,177 @@
+"""The ToyFilm benchmark: films are made from captions of known scenes, and judged against them.
+
+Four axes, as in SkyReels-Bench: instruction adherence (the share of films that show what was asked for, for each
+attribute), consistency, visual quality, and motion (flicker, distance from the nearest law of motion).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.toy_film.captions import scene_from_structured, sentence
+from skyreels_jax.data.toy_film.world import (
+    ATTRIBUTES,
+    NO_SPEED,
+    SPLITS,
+    Scene,
+    attributes,
+    sample_scene,
+)
+from skyreels_jax.evals.judge import Verdict, judge
+
+Generate = Callable[[Sequence[str], Sequence[int]], Iterable[UInt8[np.ndarray, "T H W 3"]]]
+MEASURES = ("consistency", "quality", "presence", "flicker", "track_error")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One film of an evaluation: what was asked for, what came, and what it shows."""
+
+    scene: Scene
+    prompt: str
+    seed: int
+    frames: UInt8[np.ndarray, "T H W 3"]
+    verdict: Verdict
+
+    def correct(self, attribute: str) -> bool | None:
+        """Returns whether the film shows the `attribute` asked for; None for the speed of a still subject."""
+        wanted = getattr(self.scene, attribute)
+        return None if wanted == NO_SPEED else getattr(self.verdict, attribute) == wanted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """The outcome of an evaluation; every number in it is a function of `samples`."""
+
+    samples: tuple[Sample, ...]
+
+    def outcomes(self, attribute: str) -> list[bool]:
+        """Returns right or wrong for every film that can be judged on `attribute`."""
+        return [ok for s in self.samples if (ok := s.correct(attribute)) is not None]
+
+    @property
+    def adherence(self) -> dict[str, float]:
+        """Share of films that are right, for each attribute, and the plain `mean` of these shares."""
+        shares = {a: float(np.mean(self.outcomes(a) or [np.nan])) for a in ATTRIBUTES}
+        return shares | {"mean": float(np.nanmean(list(shares.values())))}
+
+    @property
+    def all_right(self) -> float:
+        """Share of films that are right in every attribute at once."""
+        wrong = [any(s.correct(a) is False for a in ATTRIBUTES) for s in self.samples]
+        return 1.0 - float(np.mean(wrong))
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Mean of each of the judge's measures; films without a subject have no track error."""
+        values = {m: [getattr(s.verdict, m) for s in self.samples] for m in MEASURES}
+        present = {m: [v for v in list_ if v == v] for m, list_ in values.items()}
+        return {m: float(np.mean(list_)) if list_ else 0.0 for m, list_ in present.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Returns {"num", "adherence": {...}, "all_right", "consistency", "quality", ...}, json-ready."""
+        adherence = {k: None if v != v else round(v, 4) for k, v in self.adherence.items()}
+        measures = {k: round(v, 4) for k, v in self.measures.items()}
+        return {
+            "num": len(self.samples),
+            "adherence": adherence,
+            "all_right": round(self.all_right, 4),
+            **measures,
+        }
+
+    def table(self) -> str:
+        """Returns the summary as text for people: adherence with its standard error, then the measures."""
+        lines = [f"{'attribute':<15}{'right':>8}{'+-':>7}{'chance':>9}{'films':>7}"]
+        for attribute, legal in ATTRIBUTES.items():
+            outcomes = self.outcomes(attribute)
+            if outcomes:
+                share = float(np.mean(outcomes))
+                error = (share * (1 - share) / len(outcomes)) ** 0.5
+                numbers = f"{share:>8.3f}{error:>7.3f}{1 / len(legal):>9.2f}{len(outcomes):>7}"
+                lines.append(f"{attribute:<15}{numbers}")
+        lines.append(f"{'mean':<15}{self.adherence['mean']:>8.3f}")
+        lines.append(f"{'all at once':<15}{self.all_right:>8.3f}")
+        units = {"quality": " dB", "flicker": " levels", "track_error": " px"}
+        lines += [f"{m:<15}{v:>8.3f}{units.get(m, '')}" for m, v in self.measures.items()]
+        return "\n".join(lines)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns, for every film, the prompt, the seed, what was asked for and the verdict, json-ready."""
+        return [
+            {
+                "prompt": s.prompt,
+                "seed": s.seed,
+                "wanted": attributes(s.scene),
+                "verdict": {k: None if v != v else v for k, v in to_dict(s.verdict).items()},
+            }
+            for s in self.samples
+        ]
+
+
+def evaluate(
+    generate: Generate,
+    scenes: Sequence[Scene],
+    *,
+    seed: int = 0,
+    progress: Callable[[Sample], Any] | None = None,
+) -> Report:
+    """Makes a film for every scene from its sentence, judges it, and reports.
+
+    `generate(prompts, seeds)` yields one film a prompt, in order, batched as it likes. Scene i gets paraphrase and
+    noise seed `seed + i`. `progress` is called with every judged sample.
+    """
+    seeds = [seed + i for i in range(len(scenes))]
+    prompts = [sentence(scene, s) for scene, s in zip(scenes, seeds, strict=True)]
+    films = generate(prompts, seeds)
+    samples = []
+    for scene, prompt, one, frames in zip(scenes, prompts, seeds, films, strict=True):
+        frames = np.asarray(frames)
+        verdict = judge(frames)
+        samples.append(Sample(scene=scene, prompt=prompt, seed=one, frames=frames, verdict=verdict))
+        if progress is not None:
+            progress(samples[-1])
+    return Report(samples=tuple(samples))
+
+
+def load_scenes(prompts: str, num: int | None = None, *, seed: int = 0) -> list[Scene]:
+    """Returns the scenes of a benchmark: a split of the world (`num` scenes, 128 by default), or a .jsonl file
+    with one structured caption a line (the first `num`, all by default).
+
+    Raises `UserError` for an unknown split or file, or the first bad line with its number.
+    """
+    if num is not None and num < 1:
+        raise UserError(f"the number of films must be 1 or more, got {num}")
+    if prompts in SPLITS:
+        return [sample_scene(seed + i, prompts) for i in range(128 if num is None else num)]
+    path = pathlib.Path(os.path.expanduser(prompts))
+    if not path.is_file():
+        splits = ", ".join(SPLITS)
+        raise UserError(f"no prompts {prompts!r}: give a .jsonl file or one of {splits}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {prompts}: {error}") from None
+    scenes = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            scenes.append(_scene(line, f"{prompts}, line {number}"))
+    if not scenes:
+        raise UserError(f"{prompts} has no prompts: one structured caption (JSON) a line")
+    return scenes[:num]
+
+
+def _scene(line: str, where: str) -> Scene:
+    try:
+        return scene_from_structured(json.loads(line))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg})") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
