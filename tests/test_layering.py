@@ -165,6 +165,13 @@ def test_files_and_functions_stay_small():
     assert not bad, "\n".join(bad)
 
 
+def test_every_folder_with_modules_is_a_package():
+    """setuptools leaves the others out of the wheel."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    bad = [str(f.relative_to(REPOSITORY)) for f in folders if not (f / "__init__.py").exists()]
+    assert not bad, bad
+
+
 def test_no_tensorflow_and_no_private_jax_anywhere():
     bad = []
     for folder in ("skyreels_jax", "configs", "launch", "benchmarks", "tests", "notebooks"):
