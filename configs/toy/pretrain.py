@@ -1,0 +1,63 @@
+"""The miniature itself: diffusion transformer and text encoder, trained together on ToyFilm's latents.
+
+Command:  skyreels-jax train --config configs/toy/pretrain.py     (after configs/toy/vae.py)
+Hardware: 2 CPU cores, float32.
+Result:   runs/toy/pretrain/export, a diffusers SkyReelsV2Pipeline folder. The first run encodes the clips.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    width = 192
+    return ml_collections.ConfigDict(
+        {
+            "kind": "text_to_video",
+            "out": "runs/toy/pretrain",
+            "seed": 0,
+            "model": {
+                "transformer": {
+                    "patch_size": (1, 2, 2),
+                    "num_attention_heads": 6,
+                    "attention_head_dim": 32,
+                    "in_channels": 16,
+                    "out_channels": 16,
+                    "text_dim": 128,
+                    "freq_dim": 256,
+                    "ffn_dim": 4 * width,
+                    "num_layers": 8,
+                },
+                # vocab_size is the tokenizer's.
+                "text_encoder": {
+                    "d_model": 128,
+                    "d_kv": 32,
+                    "d_ff": 256,
+                    "num_layers": 2,
+                    "num_heads": 4,
+                },
+            },
+            "objective": {"times": "logit_normal", "shift": 1.0, "caption_dropout": 0.1},
+            "data": {
+                "folder": "runs/data",
+                "split": "train",
+                "clips": 8000,
+                "latents": "runs/toy/latents",
+                "vae": "runs/toy/vae/export/vae",
+                "captions": 4,
+            },
+            "stages": ({"steps": 6000, "batch": 16},),
+            "optimizer": {
+                "name": "muon",
+                "learning_rate": 2e-3,
+                "adam_learning_rate": 2e-3,
+                "warmup_steps": 100,
+                "decay_start": 0.5,
+                "decay": "linear",
+                "adam_paths": (".*patch_embedding/kernel", ".*head/kernel"),
+            },
+            "ema_decay": 0.999,
+            "flow_shift": 3.0,
+            "log_every": 25,
+            "save_every": 500,
+        }
+    )

@@ -1,0 +1,105 @@
+"""One folder of checkpoints: each holds the train state, the position in the data and the resolved configuration."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.core.types import Params
+
+
+class Checkpoints:
+    """The checkpoints under `folder`, the latest `keep` of them; use as a context manager.
+
+    The state is any pytree of arrays with static structure; the rest is json-ready.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
+        # Arrays on CPU are handed to a writer thread without a copy, and the next step overwrites a donated state.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=jax.default_backend() != "cpu"
+        )
+        self._manager = ocp.CheckpointManager(
+            pathlib.Path(folder).absolute(),
+            options=options,
+            item_names=("state", "data", "config"),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, *, data: dict, config: dict) -> None:
+        """Writes a checkpoint of `step`; nothing happens when there is one already."""
+        if step == self.latest():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data),
+            config=ocp.args.JsonSave(config),
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict]:
+        """Returns (state, data) of `step`; `like` gives the state's structure, shapes, dtypes and shardings.
+
+        Raises `UserError` when the checkpoint holds a state of another structure.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_abstract(like)), data=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=items)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"checkpoint {step} in {self._manager.directory} was written with another model or optimizer: "
+                f"give the same config, or another --out ({str(error).splitlines()[0]})"
+            ) from error
+        return restored["state"], restored["data"]
+
+    def restore_raw(self, step: int) -> dict[str, Any]:
+        """Returns the state of `step` as nested dicts, without knowing what it is."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore())
+        return self._manager.restore(step, args=items)["state"]
+
+    def config(self, step: int) -> dict:
+        """Returns the resolved configuration that the checkpoint of `step` was written with."""
+        items = ocp.args.Composite(config=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=items)["config"]
+
+
+def restore_params(folder: str | pathlib.Path, like: Params, *, ema: bool = True) -> Params:
+    """Returns the parameters of the newest checkpoint under `folder`, as a tree of the structure of `like`.
+
+    Averaged parameters where the run kept them and `ema` asks for them; the optimiser's state is not needed.
+    `like` holds arrays or abstract arrays. Raises `UserError` if there is no checkpoint, or one of another model.
+    """
+    with Checkpoints(folder) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            raise UserError(f"no checkpoint under {folder}")
+        state = checkpoints.restore_raw(step)
+    stored = state["ema"] if ema and state.get("ema") else state["params"]
+    leaves = dict(named_leaves(stored))
+    wanted = dict(named_leaves(like))
+    odd = sorted(set(leaves) ^ set(wanted))
+    odd += [n for n, leaf in wanted.items() if n in leaves and leaves[n].shape != leaf.shape]
+    if odd:
+        raise UserError(
+            f"the checkpoint under {folder} holds another model: {', '.join(odd[:5])} differ"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

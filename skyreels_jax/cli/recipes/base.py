@@ -1,0 +1,41 @@
+"""The protocol of a recipe, and the recipe of a kind."""
+
+import pathlib
+from typing import Protocol
+
+from flax import nnx
+
+from skyreels_jax.core.types import Params
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.loop import Loader
+
+
+class Recipe(Protocol):
+    """A kind of training run."""
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        """Returns `config` with `model` and `objective` as dataclasses; raises `UserError` on unknown keys."""
+        ...
+
+    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the model with its first parameters."""
+        ...
+
+    def loader(self, config: TrainConfig) -> Loader:
+        """Prepares the data and returns what opens a stage's batches."""
+        ...
+
+    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+        """Writes `params` in diffusers form into the empty `folder`."""
+        ...
+
+
+def recipe_for(kind: str) -> Recipe:
+    """Returns the recipe of a config's `kind`."""
+    if kind == "vae":
+        from skyreels_jax.cli.recipes.vae import VAERecipe
+
+        return VAERecipe()
+    from skyreels_jax.cli.recipes.text_to_video import TextToVideoRecipe
+
+    return TextToVideoRecipe()

@@ -1,0 +1,66 @@
+"""From a recipe and a resolved config to a finished run and its export."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skyreels_jax.checkpoint import restore_params
+from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import count_parameters
+from skyreels_jax.pipelines.cache import enable_compilation_cache
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.loop import fit
+from skyreels_jax.training.optimizer import is_trained, make_optimizer
+from skyreels_jax.training.state import init_state
+from skyreels_jax.training.step import make_train_step
+
+
+def train(recipe: Recipe, config: TrainConfig) -> bool:
+    """Runs (or continues) the training that `config` describes; returns whether it reached its last step."""
+    enable_compilation_cache()
+    folder = pathlib.Path(config.out)
+    model = recipe.make(config, nnx.Rngs(config.seed))
+    graphdef, state, rest = nnx.split(model, nnx.Param, ...)
+    params = nnx.to_pure_dict(state)
+    print(f"{config.kind}: {count_parameters(params):,} parameters, {config.total_steps} steps")
+    loader = recipe.loader(config)
+    tx = make_optimizer(config.optimizer, params, config.total_steps)
+    step = make_train_step(
+        config.objective,
+        tx,
+        graphdef,
+        rest,
+        seed=config.seed,
+        ema_decay=config.ema_decay or None,
+        accumulate=config.accumulate,
+        compute_dtype=None
+        if config.compute_dtype == "float32"
+        else jnp.dtype(config.compute_dtype),
+        trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
+    )
+    start = init_state(params, tx, ema=bool(config.ema_decay))
+    return fit(step, start, config=config, loader=loader, folder=folder).finished
+
+
+def export(recipe: Recipe, config: TrainConfig, *, dtype: str) -> pathlib.Path:
+    """Writes the newest checkpoint's weights (averaged ones if kept) in diffusers form; returns the folder.
+
+    The folder is written aside and moved into place. Raises `UserError` when there is no checkpoint.
+    """
+    out = pathlib.Path(config.out)
+    if not (out / "checkpoints").is_dir():
+        raise UserError(f"{out} holds no checkpoints to export; train first")
+    model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
+    abstract = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
+    params = restore_params(out / "checkpoints", abstract)
+    partial, final = out / "export.partial", out / "export"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    recipe.export(config, params, partial, dtype)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    return final

@@ -1,0 +1,96 @@
+"""Training the video VAE on ToyFilm's pixels."""
+
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from skyreels_jax.cli.recipes import clips
+from skyreels_jax.core.config import from_dict
+from skyreels_jax.core.types import Params
+from skyreels_jax.data.loader import RandomCrop, pipeline
+from skyreels_jax.models.vae.config import VAEConfig
+from skyreels_jax.models.vae.modeling import AutoencoderKLWan
+from skyreels_jax.objectives.vae import VAEObjective
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.loop import Loader
+
+LOGVAR_START = -5.0  # a posterior of unit variance would drown the first latents in noise
+MEASURED = 256  # clips over which the latents' statistics are taken
+BATCH = 8
+
+
+class VAERecipe:
+    """Kind "vae": `model` is a `VAEConfig`, `objective` a `VAEObjective`, batches are {"video"}."""
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        return dataclasses.replace(
+            config,
+            model=from_dict(VAEConfig, config.model),
+            objective=from_dict(VAEObjective, config.objective),
+        )
+
+    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> AutoencoderKLWan:
+        model = AutoencoderKLWan(config.model, rngs=rngs)
+        bias = model.quant_conv.bias
+        bias[...] = bias[...].at[config.model.z_dim :].set(LOGVAR_START)
+        return model
+
+    def loader(self, config: TrainConfig) -> Loader:
+        source = clips.source(config.data)
+
+        def open_stage(stage, index):
+            crop = RandomCrop(frames=stage.frames, size=stage.size)
+            return pipeline(source, crop, batch=stage.batch, seed=config.seed + index)
+
+        return open_stage
+
+    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+        """Writes `folder`/vae with the latents' statistics in its config, and prints the PSNR on held-out clips."""
+        from skyreels_jax.models.layout import save_component
+
+        model = self.make(config, nnx.Rngs(0))
+        nnx.update(model, params)
+        mean, std = latent_statistics(model, clips.source(config.data))
+        trained = dataclasses.replace(config.model, latents_mean=mean, latents_std=std)
+        save_component(folder / "vae", "vae", trained, params, dtype=dtype)
+        held_out = dataclasses.replace(config.data, split="held_out", clips=64)
+        print(f"PSNR on held-out clips: {held_out_psnr(model, clips.source(held_out)):.2f} dB")
+
+
+def latent_statistics(
+    model: AutoencoderKLWan, source
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns each latent channel's mean and standard deviation over clips spread evenly over `source`."""
+    total, square, count = 0.0, 0.0, 0
+    encode = nnx.jit(lambda model, video: model.encode(clips.to_float(video))[0])
+    for batch in _batches(source, MEASURED, "latent statistics"):
+        latents = np.asarray(encode(model, batch), np.float64)
+        total = total + latents.sum(axis=(0, 1, 2, 3))
+        square = square + np.square(latents).sum(axis=(0, 1, 2, 3))
+        count += latents[..., 0].size
+    mean = total / count
+    std = np.sqrt(square / count - np.square(mean))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def held_out_psnr(model: AutoencoderKLWan, source) -> float:
+    """Returns the mean PSNR in dB over the clips of `source`, of 8-bit reconstructions from the posterior's mean."""
+
+    @nnx.jit
+    def errors(model, video):
+        made = model.decode(model.encode(clips.to_float(video))[0])
+        made = jnp.round((made + 1) * 127.5)
+        return jnp.mean(jnp.square(made - video.astype(jnp.float32)), axis=(1, 2, 3, 4))
+
+    found = [np.asarray(errors(model, b)) for b in _batches(source, len(source), "held-out clips")]
+    return float(np.mean(10 * np.log10(255.0**2 / np.maximum(np.concatenate(found), 1e-6))))
+
+
+def _batches(source, count: int, title: str):
+    picks = np.linspace(0, len(source) - 1, max(min(count, len(source)) // BATCH, 1) * BATCH)
+    for row in tqdm(picks.astype(int).reshape(-1, BATCH), desc=title):
+        yield np.stack([source[int(i)]["video"] for i in row])

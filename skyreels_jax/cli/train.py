@@ -1,0 +1,87 @@
+"""Train a model from a config file: the video VAE, or the transformer with its text encoder.
+
+A stopped run goes on from its last checkpoint when the same command is given again. At the end the trained model is
+exported in diffusers form under OUT/export.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from skyreels_jax.core.config import from_dict, override, suggest
+from skyreels_jax.core.errors import UserError
+
+NAME = "train"
+HELP = "train from a config file (resumes by itself), then export in diffusers form"
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of `skyreels-jax train`."""
+    parser.add_argument("--config", required=True, help="a config file, such as configs/toy/vae.py")
+    parser.add_argument("--out", help="folder of the run (default: the config's)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override a config field by dotted path, such as --set optimizer.learning_rate=1e-3",
+    )
+    parser.add_argument(
+        "--export_only", action="store_true", help="export the last checkpoint, train no further"
+    )
+    parser.add_argument(
+        "--export_dtype",
+        choices=("float16", "bfloat16", "float32"),
+        default="float16",
+        help="type of the exported weights (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and exports; returns the exit code (130 when a signal stopped the run early)."""
+    values = read_config(args.config)
+    from skyreels_jax.cli.recipes.base import recipe_for
+    from skyreels_jax.training.config import TrainConfig
+
+    config = from_dict(TrainConfig, values)
+    recipe = recipe_for(config.kind)
+    config = recipe.resolve(config)
+    for item in args.set:
+        path, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes PATH=VALUE, got {item!r}")
+        config = override(config, path, text)
+    if args.out:
+        config = override(config, "out", args.out)
+
+    from skyreels_jax.cli.recipes.run import export, train
+
+    if not args.export_only and not train(recipe, config):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    folder = export(recipe, config, dtype=args.export_dtype)
+    print(folder)
+    return 0
+
+
+def read_config(path: str) -> Mapping[str, Any]:
+    """Returns what `get_config()` of the Python file `path` gives, as plain nested containers.
+
+    Raises `UserError` when there is no such file, or it has no get_config.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        near = [str(p) for p in pathlib.Path("configs").rglob("*.py")]
+        raise UserError(f"no config file {path}{suggest(path, near) if near else ''}")
+    spec = importlib.util.spec_from_file_location("skyreels_jax_config", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no get_config()")
+    return module.get_config().to_dict()

@@ -1,0 +1,82 @@
+"""Grain pipelines: shuffled, endless, with a position that can be saved and set exactly.
+
+The order is a function of (seed, epoch), every random choice one of (seed, position): a batch is the same whether the
+run that asks for it was stopped and resumed or not.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from skyreels_jax.core.errors import UserError
+
+
+class Source(Protocol):
+    """Random access to samples: a TFDS data source, a latents store, a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop(grain.transforms.RandomMap):
+    """Cuts `frames` frames of `size` x `size` pixels out of "video" (uint8 [T, H, W, 3]), anywhere; keeps that only.
+
+    0 takes all. The result is float32 in [-1, 1].
+    """
+
+    frames: int
+    size: int
+
+    def random_map(
+        self, element: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        video = element["video"]
+        length, height, width = video.shape[:3]
+        wanted = (self.frames or length, self.size or height, self.size or width)
+        if any(w > have for w, have in zip(wanted, (length, height, width))):
+            raise UserError(
+                f"cannot cut {wanted} (frames, height, width) out of clips of {video.shape[:3]}"
+            )
+        start = [int(rng.integers(have - w + 1)) for w, have in zip(wanted, video.shape)]
+        cut = video[tuple(slice(s, s + w) for s, w in zip(start, wanted))]
+        return {"video": cut.astype(np.float32) / 127.5 - 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class PickCaption(grain.transforms.RandomMap):
+    """Turns a latents-store sample into one of the flow matching batch: one of its captions, and the empty one."""
+
+    null_cond: Mapping[str, np.ndarray]
+
+    def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        pick = int(rng.integers(len(element["length"])))
+        cond = {name: element[name][pick] for name in ("input_ids", "length")}
+        latents = element["latents"].astype(np.float32)
+        return {"latents": latents, "cond": cond, "null_cond": dict(self.null_cond)}
+
+
+def pipeline(
+    source: Source,
+    transform: grain.transforms.RandomMap,
+    *,
+    batch: int,
+    seed: int,
+    threads: int = 2,
+    prefetch: int = 8,
+) -> grain.IterDataset:
+    """Returns the endless stream of batches of `source` under `transform`, a new order every epoch.
+
+    Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead (numpy releases the
+    interpreter lock where it matters; worker processes cost more than they give for small clips).
+    """
+    if len(source) == 0:
+        raise UserError("the data set is empty")
+    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    data = data.random_map(transform).batch(batch, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch // batch, 2))
+    return data.to_iter_dataset(options)

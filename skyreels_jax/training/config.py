@@ -1,0 +1,132 @@
+"""What one training run is, as frozen dataclasses; configs/*.py give them as ml_collections files."""
+
+import dataclasses
+from typing import Any, Literal
+
+from skyreels_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """`steps` steps on batches of one shape; size and frames 0 mean whole clips, uncut."""
+
+    steps: int
+    batch: int
+    frames: int = 0
+    size: int = 0
+
+    def __post_init__(self):
+        if self.steps < 0 or self.batch < 1:
+            raise UserError(
+                f"a stage needs steps >= 0 and batch >= 1, got {self.steps}, {self.batch}"
+            )
+        if self.frames and self.frames % 4 != 1:
+            raise UserError(
+                f"a stage's frames must be 4k + 1 (or 0: whole clips), got {self.frames}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
+
+    learning_rate: peak of the matrices'; adam_learning_rate: peak of the rest.
+    warmup_steps: linear from 0; then constant; from decay_start (a fraction of all steps) a linear or cosine way down to
+    final_scale times the peak at the last step.
+    muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
+    muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a table of five of which
+    fewer iterations take the last.
+    adam_paths: regular expressions of parameter paths that Adam trains although they are matrices.
+    frozen: regular expressions of parameter paths that are not trained at all.
+    clip_norm: gradients are scaled down to this global norm; 0 leaves them.
+    """
+
+    name: Literal["muon", "adam"] = "muon"
+    learning_rate: float = 2e-3
+    adam_learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    decay_start: float = 0.5
+    decay: Literal["linear", "cosine"] = "linear"
+    final_scale: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    muon_beta: float = 0.95
+    muon_rms: float = 0.2
+    muon_coefficients: Literal["standard", "dion"] = "standard"
+    muon_iterations: int = 5
+    adam_b1: float = 0.9
+    adam_b2: float = 0.99
+    adam_paths: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not 0 <= self.decay_start <= 1:
+            raise UserError(
+                f"decay_start is a fraction of all steps, in [0, 1], got {self.decay_start}"
+            )
+        if not 1 <= self.muon_iterations <= 5:
+            raise UserError(f"muon_iterations is 1 to 5, got {self.muon_iterations}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which ToyFilm clips, and where what is derived from them lies.
+
+    num_frames, size: of the whole clips, which the stages cut smaller.
+    latents: folder of the latents store, made by the first run that needs it (unused when training a VAE).
+    vae: folder of the VAE that encodes, a diffusers component.
+    clips: how many of the split's clips are used (0: all).
+    captions: paraphrases kept per clip in the latents store.
+    encode_batch: clips encoded at once.
+    """
+
+    folder: str = "runs/data"
+    split: str = "train"
+    clips: int = 0
+    num_frames: int = 33
+    size: int = 64
+    latents: str = ""
+    vae: str = ""
+    captions: int = 4
+    encode_batch: int = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; `model` and `objective` are mappings in a config file, dataclasses once resolved.
+
+    kind: what is trained; "vae" on pixels, "text_to_video" on latents.
+    stages: trained one after the other, one compiled step a shape.
+    accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters stay float32.
+    ema_decay: of the averaged parameters (0: none are kept).
+    log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
+    flow_shift: the sampler's default time shift, written into the exported scheduler.
+    """
+
+    kind: Literal["vae", "text_to_video"]
+    out: str
+    model: Any
+    objective: Any
+    data: DataConfig
+    stages: tuple[StageConfig, ...]
+    optimizer: OptimizerConfig
+    seed: int = 0
+    accumulate: int = 1
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    ema_decay: float = 0.0
+    log_every: int = 25
+    save_every: int = 500
+    keep: int = 2
+    flow_shift: float = 1.0
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """Returns (index of the stage that `step` belongs to, step within that stage)."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise UserError(f"step {step} lies behind the last stage")

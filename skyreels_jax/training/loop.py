@@ -1,0 +1,170 @@
+"""fit(): the loop around the step - resume, progress, metrics, checkpoints, a clean stop on a signal."""
+
+import contextlib
+import pathlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from tqdm import tqdm
+
+from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.training.config import StageConfig, TrainConfig
+from skyreels_jax.training.metrics import MetricsLog, window_mean
+from skyreels_jax.training.state import TrainState
+from skyreels_jax.training.step import TrainStep
+
+Loader = Callable[
+    [StageConfig, int], Any
+]  # (stage, its index) -> iterator with get_state, set_state
+
+
+class FitResult(NamedTuple):
+    """state after the last step taken; finished is False when a signal stopped the run early."""
+
+    state: TrainState
+    finished: bool
+
+
+def fit(
+    train_step: TrainStep,
+    state: TrainState,
+    *,
+    config: TrainConfig,
+    loader: Loader,
+    folder: pathlib.Path,
+    frozen: Any = None,
+) -> FitResult:
+    """Trains `state` to the last step of `config.stages`, from the newest checkpoint under `folder` if there is one.
+
+    Writes folder/checkpoints (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through
+    the same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the running step and end
+    the loop; a second SIGINT interrupts at once. Metrics are fetched from the device once a window and one step late,
+    so that the device never waits for the host. `state` must not be used afterwards: its buffers are donated.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jitted = jax.jit(train_step, donate_argnums=0)
+    resolved = to_dict(config)
+    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
+        data: dict = {}
+        if (latest := checkpoints.latest()) is not None:
+            state, data = checkpoints.restore(latest, state)
+        step, total = latest or 0, config.total_steps
+        batches = _Batches(config, loader, step, data)
+        reporter = _Reporter(config, MetricsLog(folder / "metrics.csv", step=step), step)
+        with contextlib.closing(reporter):
+            while step < total and not stop.asked:
+                batch, size = batches.next(step)
+                state, metrics = jitted(state, batch, frozen)
+                step += 1
+                reporter.add(step, metrics, size)
+                if step % config.save_every == 0:
+                    checkpoints.save(step, state, data=batches.position(), config=resolved)
+            reporter.flush()
+            checkpoints.save(step, state, data=batches.position(), config=resolved)
+    return FitResult(state, step >= total)
+
+
+class _Batches:
+    """The batch of any step: one iterator a stage, opened when its first step comes."""
+
+    def __init__(self, config: TrainConfig, loader: Loader, step: int, data: dict):
+        self.config, self.loader = config, loader
+        self.stage = -1
+        self.iterator: Iterator | None = None
+        if data and step < config.total_steps and config.stage_at(step)[0] == data["stage"]:
+            self._open(data["stage"])
+            self.iterator.set_state(data["iterator"])
+
+    def next(self, step: int) -> tuple[Any, int]:
+        stage, _ = self.config.stage_at(step)
+        if stage != self.stage:
+            self._open(stage)
+        return next(self.iterator), self.config.stages[stage].batch
+
+    def position(self) -> dict:
+        state = self.iterator.get_state() if self.iterator is not None else {}
+        return {"stage": self.stage, "iterator": state}
+
+    def _open(self, stage: int) -> None:
+        self.stage = stage
+        self.iterator = iter(self.loader(self.config.stages[stage], stage))
+
+
+class _Reporter:
+    """Progress line and metrics.csv, fed with device scalars that it fetches a window at a time, one step late."""
+
+    def __init__(self, config: TrainConfig, log: MetricsLog, step: int):
+        self.every, self.log = config.log_every, log
+        self.window: list = []
+        self.due: tuple[int, list, int] | None = None
+        self.clips, self.since = 0, time.perf_counter()
+        quiet = not sys.stderr.isatty()
+        self.bar = tqdm(
+            total=config.total_steps,
+            initial=step,
+            unit="step",
+            mininterval=15.0 if quiet else 0.5,
+            file=sys.stderr,
+        )
+
+    def add(self, step: int, metrics: dict, clips: int) -> None:
+        self._fetch()
+        self.window.append(metrics)
+        self.clips += clips
+        self.bar.update(1)
+        if step % self.every == 0:
+            self.due = (step, self.window, self.clips)
+            self.window, self.clips = [], 0
+
+    def flush(self) -> None:
+        self._fetch()
+        if self.window:
+            self.due = (self.bar.n, self.window, self.clips)
+            self.window, self.clips = [], 0
+            self._fetch()
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _fetch(self) -> None:
+        if self.due is None:
+            return
+        (step, window, clips), self.due = self.due, None
+        row = window_mean(window)
+        now = time.perf_counter()
+        row["clips_per_second"] = clips / (now - self.since)
+        row["ms_per_step"] = 1e3 * (now - self.since) / len(window)
+        self.since = now
+        self.log.add({"step": step, **row})
+        shown = {name: f"{row[name]:.4g}" for name in ("loss", "psnr", "grad_norm") if name in row}
+        self.bar.set_postfix({**shown, "clips/s": f"{row['clips_per_second']:.1f}"}, refresh=False)
+
+
+class _Stop:
+    """Turns SIGINT and SIGTERM into the flag `asked` while it is open (main thread only)."""
+
+    def __init__(self):
+        self.asked = False
+        self.old: dict = {}
+
+    def __enter__(self) -> "_Stop":
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGINT, signal.SIGTERM):
+                self.old[name] = signal.signal(name, self._handle)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for name, handler in self.old.items():
+            signal.signal(name, handler)
+
+    def _handle(self, number: int, _: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step; saving a checkpoint", file=sys.stderr)

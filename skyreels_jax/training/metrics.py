@@ -1,0 +1,61 @@
+"""metrics.csv: one row a logging window, continued after a resume without rows of lost steps."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from skyreels_jax.objectives.base import report
+
+
+def window_mean(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
+    """Returns the mean of each metric over a window of steps, as floats; "skipped" is summed.
+
+    Skipped steps leave the others' mean alone. Waits for the device.
+    """
+    rows = jax.device_get(list(window))
+    good = [row for row in rows if not row["skipped"]] or rows
+    means = {name: np.mean([row[name] for row in good]) for name in rows[0]}
+    means["skipped"] = np.sum([row["skipped"] for row in rows])
+    return report(means)
+
+
+class MetricsLog:
+    """Appends rows to `path`; rows at or after `step` of an earlier, interrupted run are dropped first."""
+
+    def __init__(self, path: pathlib.Path, *, step: int):
+        self.path = path
+        self.rows = [row for row in _read(path) if int(row["step"]) <= step]
+        self._write()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Adds one row; a column that earlier rows lack is added to them, empty."""
+        row = {
+            name: f"{value:.6g}" if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        known = set(self.rows[0]) if self.rows else set()
+        self.rows.append(row)
+        if set(row) - known:
+            self._write()
+            return
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, list(self.rows[0])).writerow(row)
+
+    def _write(self) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        self.rows = [{name: row.get(name, "") for name in names} for row in self.rows]
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _read(path: pathlib.Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

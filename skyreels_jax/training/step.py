@@ -1,0 +1,115 @@
+"""The train step: the only place in the package that takes a gradient of a loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from skyreels_jax.core.rng import stream
+from skyreels_jax.core.tree import path_name
+from skyreels_jax.core.types import Batch, Params
+from skyreels_jax.objectives.base import LossOutput, Objective
+from skyreels_jax.training import ema
+from skyreels_jax.training.state import TrainState
+
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    graphdef: nnx.GraphDef,
+    rest: Any,
+    *,
+    seed: int,
+    ema_decay: float | None = None,
+    accumulate: int = 1,
+    compute_dtype: Any = None,
+    trained: Callable[[str], bool] | None = None,
+) -> TrainStep:
+    """Returns train_step(state, batch, frozen=None) -> (state, metrics): pure, ready for jit with a donated state.
+
+    The loss is total / weight of the whole batch, whatever the number of micro-batches: with `accumulate` = n every
+    leaf of the batch is cut into n along its first axis, which n must divide, and the sums are added up.
+    Randomness is the stream "step" of `seed` at state.step (and the micro-batch's number).
+    A step whose gradients are not finite changes nothing but `step` and `skipped`.
+
+    graphdef, rest: the model without its parameters, from `nnx.split(model, nnx.Param, ...)`.
+    ema_decay: None leaves state.ema as it is.
+    compute_dtype: parameters are cast to it for the forward and backward pass only.
+    trained: predicate over parameter paths; no gradient is computed for the others.
+    frozen: handed to the objective.
+    metrics: "loss", the objective's, "grad_norm" (before clipping), "skipped" (0 or 1); float32 scalars.
+    """
+
+    def loss_sum(params: Params, batch: Batch, key, frozen: Any) -> tuple[jax.Array, LossOutput]:
+        params = _stop_untrained(params, trained)
+        if compute_dtype is not None:
+            params = jax.tree.map(lambda p: p.astype(compute_dtype), params)
+        out = objective(nnx.merge(graphdef, params, rest), batch, key, frozen=frozen)
+        return out.total.astype(jnp.float32), out
+
+    gradient = jax.grad(loss_sum, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch, frozen: Any = None):
+        key = stream(seed, "step", state.step)
+        if accumulate == 1:
+            grads, out = gradient(state.params, batch, key, frozen)
+        else:
+            grads, out = _accumulated(gradient, state.params, batch, key, frozen, accumulate)
+        weight = jnp.maximum(out.weight, jnp.finfo(jnp.float32).tiny)
+        grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm)
+        state = _apply(state, grads, finite, tx, ema_decay)
+        metrics = {name: value / weight for name, value in out.metrics.items()}
+        metrics |= {"loss": out.total / weight, "grad_norm": norm, "skipped": 1 - finite}
+        return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+
+    return train_step
+
+
+def _apply(
+    state: TrainState, grads: Params, finite: jax.Array, tx, ema_decay: float | None
+) -> TrainState:
+    """One optimiser step, or none where the gradients are not finite."""
+
+    def update(_):
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        if ema_decay is None:
+            return params, opt_state, state.ema
+        return params, opt_state, ema.update(state.ema, params, ema_decay, state.step)
+
+    def keep(_):
+        return state.params, state.opt_state, state.ema
+
+    params, opt_state, average = jax.lax.cond(finite, update, keep, None)
+    skipped = state.skipped + (1 - finite.astype(jnp.int32))
+    return TrainState(state.step + 1, params, opt_state, average, skipped)
+
+
+def _accumulated(gradient, params, batch, key, frozen, count: int) -> tuple[Params, LossOutput]:
+    """Gradients and sums of `count` micro-batches, added up one after the other."""
+    micro = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+    def one(index, batch):
+        return gradient(params, batch, jax.random.fold_in(key, index), frozen)
+
+    def body(carry, xs):
+        return jax.tree.map(jnp.add, carry, one(*xs)), None
+
+    first = one(0, jax.tree.map(lambda x: x[0], micro))
+    others = (jnp.arange(1, count), jax.tree.map(lambda x: x[1:], micro))
+    return jax.lax.scan(body, first, others)[0]
+
+
+def _stop_untrained(params: Params, trained: Callable[[str], bool] | None) -> Params:
+    if trained is None:
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p if trained(path_name(path)) else jax.lax.stop_gradient(p), params
+    )
