@@ -4,13 +4,15 @@ sigma `s` is in [0, 1], 0 clean and 1 pure noise; the network sees timestep = 10
 A sigma of shape [B, 1] is one noise level per clip, [B, T] one per latent frame.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from jaxtyping import Array, Float
 
 from skyreels_jax.core.types import Latents, Time
 
 TIMESTEPS = 1000.0
-Sigma = Float[Array | np.ndarray, "..."]  # numpy in grids, jax in objectives
+Sigma = TypeVar("Sigma", Array, np.ndarray)  # numpy in grids, jax in objectives
 
 
 def per_frame(time: Float[Array, "B #T"]) -> Float[Array, "B #T 1 1 1"]:

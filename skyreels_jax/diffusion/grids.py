@@ -46,8 +46,12 @@ def from_sigmas(
     now, after = sigma[:-1], sigma[1:]
     timestep = TIMESTEPS * now if timestep is None else timestep
     update = now != after if update is None else update
-    floats = (np.asarray(a, np.float32) for a in (timestep, now, after))
-    return TimeGrid(*floats, np.asarray(update, bool))
+    return TimeGrid(
+        timestep=np.asarray(timestep, np.float32),
+        sigma=np.asarray(now, np.float32),
+        sigma_next=np.asarray(after, np.float32),
+        update=np.asarray(update, bool),
+    )
 
 
 def flow_sigmas(

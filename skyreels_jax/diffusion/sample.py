@@ -44,7 +44,8 @@ def sample(velocity_fn: VelocityFn, noise: Noise, grid: TimeGrid, solver: Solver
     x = jnp.asarray(noise, jnp.float32)
 
     def body(carry, row):
-        return advance(velocity_fn, *carry, row, solver=solver), None
+        state, x = carry
+        return advance(velocity_fn, state, x, row, solver=solver), None
 
     (_, x), _ = jax.lax.scan(body, (solver.init(x), x), grid)
     return x
