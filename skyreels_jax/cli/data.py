@@ -18,7 +18,13 @@ HELP = "render ToyFilm, look at it, measure its judge"
 # What each action reads, with its default.
 ACTIONS = {
     "build": {"data_dir": pathlib.Path("data"), "num_clips": 4096, "num_frames": 33, "seed": 0},
-    "show": {"outdir": pathlib.Path("out"), "split": "train", "num": 8, "num_frames": 33, "seed": 0},
+    "show": {
+        "outdir": pathlib.Path("out"),
+        "split": "train",
+        "num": 8,
+        "num_frames": 33,
+        "seed": 0,
+    },
     "judge": {"noise": 0.0, "num": 200, "num_frames": 33, "seed": 0},
 }
 

@@ -1,8 +1,8 @@
-"""Makes films from captions of ToyFilm scenes, judges their pixels, and says how often they are right.
+"""Makes films from captions of ToyFilm scenes and judges their pixels.
 
---prompts is a file with one structured caption (SkyCaptioner JSON) a line, or a built-in set: held_out (captions
-never trained on) or held_out_combinations (pairs of attributes never trained on together). --outdir receives
-results.json (every verdict) and sheet.png.
+--prompts is a file with one structured caption (SkyCaptioner JSON) a line, or a built-in set:
+held_out (captions never trained on) or held_out_combinations (pairs of attributes never trained on
+together). --outdir receives results.json (every verdict) and sheet.png.
 
 examples:
   skyreels-jax evaluate --model tiny --prompts held_out --num 128 --outdir eval
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     source = load.find(args.model)
-    # The same wordings and seeds as `evaluate` will ask for: all is checked before anything is loaded.
+    # All is checked, on prompts like those that `evaluate` will ask for, before anything is loaded.
     source.request(prompt=[sentence(s, args.seed) for s in scenes], seed=args.seed, **options)
     files.check_writable(args.outdir)
     model = source.load(**{k: v for k, v in options.items() if k == "dtype"})

@@ -1,4 +1,4 @@
-"""How the camera moves: registration of pairs of frames, subject masked, along the world's two families."""
+"""How the camera moves: pairs of frames are registered, subject masked, by pans and by zooms."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,10 +20,10 @@ def judge_camera(
 ) -> tuple[str, float, float]:
     """Returns (camera_motion, rate, residual).
 
-    For each motion of the world and multiple of its rate, the earlier frame of a pair is moved as the camera
-    would move it and compared with the later one where both show background; the least mean error over all pairs
-    wins. `rate` is the winning multiple (0 when static) and `residual` the root mean square error in levels.
-    `start` is the film's frame number of frames[0].
+    For each motion of the world and multiple of its rate, the earlier frame of a pair is moved as
+    the camera would move it and compared with the later one where both show background; the least
+    mean error over all pairs wins. `rate` is the winning multiple (0 when static) and `residual`
+    the root mean square error in levels. `start` is the film's frame number of frames[0].
     """
     pairs = []
     for gap in _GAPS:
@@ -36,7 +36,7 @@ def judge_camera(
     early, late = np.array(pairs).T
     moving = np.unique(np.concatenate([early, late]))
     clear = {t: 1.0 - np.clip(1.5 * _grown(cover[t]), 0, 1) for t in moving}
-    # One array per frame: colour and, last, whether it is background; at half size, which also removes noise.
+    # Per frame: colour and, last, whether it is background; half size, which removes noise too.
     half = {t: _half(np.concatenate([frames[t], clear[t][..., None]], -1)) for t in moving}
     first = np.stack([half[t] for t in early])
     second = np.stack([half[t] for t in late])
@@ -67,7 +67,7 @@ def _half(image: np.ndarray) -> np.ndarray:
 def _move(
     images: np.ndarray, motion: str, rate: float, early: np.ndarray, late: np.ndarray
 ) -> np.ndarray:
-    """Moves images [P, 32, 32, 4] as `rate` times the camera's motion between two moments does; outside is 0."""
+    """Moves images [P, 32, 32, 4] as the camera, `rate` times as fast, would; outside is 0."""
     pixel = 2.0 * np.arange(SIZE // 2) + 1.0
     scale = (world.zoom_scale(motion, late) / world.zoom_scale(motion, early)) ** rate
     shift = rate * (world.pan_shift(motion, late) - world.pan_shift(motion, early))

@@ -1,6 +1,6 @@
 """The judge: what a ToyFilm shows, from its pixels alone.
 
-It measures; it never looks at a caption. Its own accuracy on films of known truth is part of the test-suite.
+It measures and never looks at a caption. Its own accuracy on films of known truth is tested.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ class Verdict:
     Attributes:
         colour, ..., lighting: one of the world's values, or UNSEEN.
         presence: share of the frames that show the subject.
-        flicker: mean absolute second difference in time of the frame's mean colour, levels (0 is best).
-        consistency: in [0, 1], the product of presence, of how well the subject keeps to one shape (overlap with
-            the ideal outline) and of how well the background keeps together (exp(-residual / 16 levels), after the
-            camera's motion is undone).
-        quality: PSNR in dB against the nearest film of the world: the renderer's, with the judged attributes and
-            the fitted position of subject and panorama.
+        flicker: mean absolute second difference in time of the frame's mean colour, in levels.
+        consistency: in [0, 1], the product of presence, of the subject's overlap with its ideal
+            outline, and of how well the background keeps together once the camera's motion is
+            undone: exp(-residual / 16 levels). A rendered film has about 0.9.
+        quality: PSNR in dB against the nearest film of the world: the renderer's, with the judged
+            attributes and the fitted position of subject and panorama.
         track_error: root mean square distance (pixels) from the nearest law of motion.
     """
 
@@ -55,7 +55,8 @@ class Verdict:
 def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     """Judges a film of at least 5 frames whose sides are equal multiples of 64.
 
-    `start`: the frame number of frames[0], for a window of a longer film. Raises `UserError` on other sizes.
+    `start`: the frame number of frames[0], for a window of a longer film. Raises `UserError` on
+    other sizes.
     """
     frames = _world_size(frames)
     environment, lighting = place_and_light(frames)
@@ -107,7 +108,7 @@ def _world_size(frames: np.ndarray) -> np.ndarray:
 
 
 def _shot_type(subject: Subject, camera: str, times: np.ndarray) -> str:
-    """Returns the shot whose radius is nearest (by ratio) to the mean one, the zoom's part taken out."""
+    """Returns the shot of the radius nearest (by ratio) to the median one, zoom taken out."""
     scale = world.zoom_scale(camera, times)
     zoom = np.sqrt(scale / (world.ZOOM_FACTOR**0.5 if scale.max() > 1 else 1.0))
     radius = np.nanmedian(subject.radius / zoom)
@@ -115,7 +116,7 @@ def _shot_type(subject: Subject, camera: str, times: np.ndarray) -> str:
 
 
 def _quality(frames: np.ndarray, scene: Scene, subject: Subject, start: int) -> float:
-    """Returns the PSNR against the renderer's film of `scene`, its free numbers fitted to the frames."""
+    """Returns the PSNR against the renderer's film of `scene`, free numbers fitted to `frames`."""
     times = np.arange(start, start + len(frames))
     gap = subject.centre - world.centres(scene, times)
     jitter = tuple(float(v) for v in np.clip(np.nanmedian(gap, axis=0), -10, 10))

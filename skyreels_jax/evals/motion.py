@@ -1,7 +1,7 @@
-"""How the subject moves: the law of the ToyFilm world that its track follows best, by least squares."""
+"""How the subject moves: the law of the world that its track follows best, by least squares."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.world import (
@@ -12,20 +12,21 @@ from skyreels_jax.data.toy_film.world import (
     WALLS,
 )
 
-# Where a path may begin: at or behind the middle, as seen in its direction (mirrored for left and up).
+# Where a path may begin: at or behind the middle, seen in its direction (mirrored for left, up).
 _STARTS = np.arange(WALLS[0] - 4, CENTRE + 2.25, 0.5)
 
 
 def judge_motion(
-    centre: Float[np.ndarray, "T 2"], frames: Float[np.ndarray, " T"]
+    centre: Float[np.ndarray, "T 2"], frames: Int[np.ndarray, " T"]
 ) -> tuple[str, str, float]:
     """Returns (direction, speed, root mean square error in pixels) of the law nearest to a track.
 
-    `centre` holds (x, y) at the frame numbers `frames` of the film (NaN: not seen). Each law has a free position;
-    straight paths turn at the walls as the world's do, and bouncing may be up to 40 % higher or lower.
+    `centre` holds (x, y) at the frame numbers `frames` of the film (NaN: not seen). Each law has a
+    free position; straight paths turn at the walls as the world's do, and bouncing may
+    be up to 40 % higher or lower.
     """
     seen = ~np.isnan(centre[:, 0])
-    track, frames = centre[seen], np.asarray(frames, np.float64)[seen]
+    track, frames = centre[seen], frames[seen]
     spread = ((track - track.mean(0)) ** 2).mean(0)  # error, per axis, of standing still
     errors = {("still", NO_SPEED): spread.sum()}
     for speed in world.SPEEDS:
@@ -50,7 +51,7 @@ def judge_motion(
 
 
 def _straight(track: np.ndarray, travel: np.ndarray) -> float:
-    """Returns the mean squared error of the best start for a path that travels and turns at the walls."""
+    """Returns the mean squared error of the path from the best start, turning at the walls."""
     start = np.clip(_STARTS, *WALLS)  # a start beyond a wall: the same path, shifted
     paths = world.triangle_wave(start[:, None] + travel[None], *WALLS) + (_STARTS - start)[:, None]
     if np.ptp(travel) <= WALLS[1] - WALLS[0]:  # a short film need not turn, wherever it is

@@ -1,4 +1,4 @@
-"""Place and light of a ToyFilm, and which pixels are not background: by colour against the known panoramas."""
+"""Place and light of a ToyFilm, and which pixels are no background: by colour."""
 
 import functools
 
@@ -15,8 +15,9 @@ _BITS = 3  # colours are looked up in cells of 8 levels
 def place_and_light(frames: UInt8[np.ndarray, "T 64 64 3"]) -> tuple[str, str]:
     """Returns (environment, lighting): the panorama whose rows the film's pixels are nearest to.
 
-    Every fourth pixel is compared with the mean colour of its row in each of the 12 panoramas; a distance beyond
-    a cap counts as the cap, so that a subject covering part of the frame adds the same to all twelve.
+    Every fourth pixel is compared with the mean colour of its row in each of the 12 panoramas; a
+    distance beyond a cap counts as the cap, so that a subject covering part of the frame adds the
+    same to all twelve.
     """
     pixels = frames[:: max(1, len(frames) // 12), :, ::4].astype(np.float32)
     scores = {}
@@ -34,14 +35,15 @@ def _row_means(environment: str, lighting: str) -> Float[np.ndarray, "64 3"]:
 
 
 def colour_cells(frames: UInt8[np.ndarray, "T H W 3"]) -> Int[np.ndarray, "T H W"]:
-    """Returns the number of the cell of colour that each pixel lies in; tables of `distances` are indexed by it."""
+    """Returns the number of each pixel's cell of colour: an index into `distances` tables."""
     cell = (frames >> _BITS).astype(np.int32)
-    return (cell[..., 0] << 2 * (8 - _BITS)) + (cell[..., 1] << 8 - _BITS) + cell[..., 2]
+    bits = 8 - _BITS
+    return (cell[..., 0] << 2 * bits) + (cell[..., 1] << bits) + cell[..., 2]
 
 
 @functools.cache
 def background_distances(environment: str, lighting: str) -> Float[np.ndarray, " cells"]:
-    """Returns how far (levels, Euclidean) each cell of colour is from every colour of one panorama."""
+    """Returns how far (Euclidean, levels) each cell is from the nearest colour of a panorama."""
     strip = strip_image(environment, lighting).reshape(-1, 3)
     return distances(np.unique(strip // 6, axis=0) * 6.0 + 3.0).min(1)
 

@@ -16,8 +16,8 @@ def contact_sheet(
     columns: int = 9,
     width: int = 1200,
 ) -> UInt8[np.ndarray, "rows width 3"]:
-    """Returns one image, `width` pixels wide: a row of `columns` evenly spaced frames for every film (first and
-    last frame included), its caption below, wrapped to the width.
+    """Returns one image, `width` pixels wide: a row of `columns` evenly spaced frames for every
+    film (first and last frame included), its caption below, wrapped to the width.
     """
     if len(films) != len(captions):
         raise ValueError(f"{len(films)} films but {len(captions)} captions")

@@ -1,4 +1,4 @@
-"""The subject of a ToyFilm in pixels: its colour, where it is in every frame, its shape and its size."""
+"""The subject of a ToyFilm in pixels: colour, place in every frame, shape and size."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from skyreels_jax.data.toy_film.render import subject_alpha, subject_colour
 from skyreels_jax.evals.palette import background_distances, colour_cells, distances
 
 _SEEN = 30.0  # pixels: a smaller blob is not a subject
-# Area / radius^2, mean squared distance from the centroid / radius^2, (box centre - centroid) / radius.
+# Area / r^2, mean squared distance from the centroid / r^2, (box centre - centroid) / r.
 _MOMENTS = {
     "ring": (0.75 * np.pi, 0.625, 0.0),
     "square": (0.88**2 * 4, 0.88**2 * 2 / 3, 0.0),
@@ -44,7 +44,7 @@ class Subject:
 def find_subject(
     frames: UInt8[np.ndarray, "T 64 64 3"], environment: str, lighting: str
 ) -> Subject | None:
-    """Finds the subject against a known place and light; None where there is none in half of the frames."""
+    """Finds the subject against a known background; None if absent from half of the frames."""
     colour, cover = _cover(frames, environment, lighting)
     seen = cover.sum((1, 2)) > _SEEN
     if seen.mean() < 0.5:
@@ -67,7 +67,7 @@ def find_subject(
 
 
 def _cover(frames: np.ndarray, environment: str, lighting: str) -> tuple[str, np.ndarray]:
-    """Returns the subject's colour, by vote of the pixels that are no background, and its soft cover."""
+    """Returns the subject's colour, by vote of all that is no background, and its soft cover."""
     off_background, off_colours = _tables(environment, lighting)
     cells = colour_cells(frames)
     counts = np.bincount(cells.ravel(), minlength=len(off_background))
@@ -85,7 +85,7 @@ def _tables(environment: str, lighting: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _largest_blobs(cover: np.ndarray) -> np.ndarray:
-    """Keeps each frame's largest connected region of cover > 1/2 with its soft rim; stretches the contrast."""
+    """Keeps each frame's largest region of cover > 1/2 and its rim; stretches the contrast."""
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     labels, _ = ndimage.label(cover > 0.5, in_plane)
@@ -107,7 +107,7 @@ def _fit(cover: np.ndarray, shape: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     spread = (cover.sum(1) * grid**2).sum(1) / area - x**2
     spread += (cover.sum(2) * grid**2).sum(1) / area - y**2
     best = None
-    # Two estimates of the radius: blur fills a ring's hole and so spoils the one, stray rims the other.
+    # Two estimates of the radius: blur, filling a ring's hole, spoils one, stray rims the other.
     for radius in (np.sqrt(area / area_ratio), np.sqrt(spread / spread_ratio)):
         centre = np.stack([x, y + box_shift * radius], 1)
         error = ((subject_alpha(shape, centre, radius) - cover) ** 2).sum((1, 2)) / area

@@ -1,7 +1,8 @@
 """The ToyFilm benchmark: films are made from captions of known scenes, and judged against them.
 
-Four axes, as in SkyReels-Bench: instruction adherence (the share of films that show what was asked for, for each
-attribute), consistency, visual quality, and motion (flicker, distance from the nearest law of motion).
+Four axes, as in SkyReels-Bench: instruction adherence (the share of films that show what was asked
+for, for each attribute), consistency, visual quality, and motion (flicker, distance from the
+nearest law of motion).
 """
 
 import dataclasses
@@ -42,7 +43,7 @@ class Sample:
     verdict: Verdict
 
     def correct(self, attribute: str) -> bool | None:
-        """Returns whether the film shows the `attribute` asked for; None for the speed of a still subject."""
+        """Returns whether the film shows what was asked for; None for the speed of a still one."""
         wanted = getattr(self.scene, attribute)
         return None if wanted == NO_SPEED else getattr(self.verdict, attribute) == wanted
 
@@ -59,7 +60,7 @@ class Report:
 
     @property
     def adherence(self) -> dict[str, float]:
-        """Share of films that are right, for each attribute, and the plain `mean` of these shares."""
+        """Share of films that are right for each attribute, and the `mean` of these shares."""
         shares = {a: float(np.mean(self.outcomes(a) or [np.nan])) for a in ATTRIBUTES}
         return shares | {"mean": float(np.nanmean(list(shares.values())))}
 
@@ -77,7 +78,7 @@ class Report:
         return {m: float(np.mean(list_)) if list_ else 0.0 for m, list_ in present.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Returns {"num", "adherence": {...}, "all_right", "consistency", "quality", ...}, json-ready."""
+        """Returns {"num", "adherence": {...}, "all_right", *MEASURES}, json-ready."""
         adherence = {k: None if v != v else round(v, 4) for k, v in self.adherence.items()}
         measures = {k: round(v, 4) for k, v in self.measures.items()}
         return {
@@ -88,7 +89,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """Returns the summary as text for people: adherence with its standard error, then the measures."""
+        """Returns the summary as text: adherence with its standard error, then the measures."""
         lines = [f"{'attribute':<15}{'right':>8}{'+-':>7}{'chance':>9}{'films':>7}"]
         for attribute, legal in ATTRIBUTES.items():
             outcomes = self.outcomes(attribute)
@@ -104,7 +105,7 @@ class Report:
         return "\n".join(lines)
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns, for every film, the prompt, the seed, what was asked for and the verdict, json-ready."""
+        """Returns prompt, seed, what was asked for and the verdict of every film, json-ready."""
         return [
             {
                 "prompt": s.prompt,
@@ -125,8 +126,8 @@ def evaluate(
 ) -> Report:
     """Makes a film for every scene from its sentence, judges it, and reports.
 
-    `generate(prompts, seeds)` yields one film a prompt, in order, batched as it likes. Scene i gets paraphrase and
-    noise seed `seed + i`. `progress` is called with every judged sample.
+    `generate(prompts, seeds)` yields one film a prompt, in order, batched as it likes. Scene i gets
+    paraphrase and noise seed `seed + i`. `progress` is called with every judged sample.
     """
     seeds = [seed + i for i in range(len(scenes))]
     prompts = [sentence(scene, s) for scene, s in zip(scenes, seeds, strict=True)]
@@ -142,8 +143,8 @@ def evaluate(
 
 
 def load_scenes(prompts: str, num: int | None = None, *, seed: int = 0) -> list[Scene]:
-    """Returns the scenes of a benchmark: a split of the world (`num` scenes, 128 by default), or a .jsonl file
-    with one structured caption a line (the first `num`, all by default).
+    """Returns the scenes of a benchmark: a split of the world (`num` scenes, 128 by default), or
+    those of a .jsonl file of structured captions, one a line (the first `num`, all by default).
 
     Raises `UserError` for an unknown split or file, or the first bad line with its number.
     """

@@ -1,1 +1,1 @@
-"""ToyFilm: a small procedural film world with structured captions, whose films arithmetic can judge."""
+"""ToyFilm: a small procedural film world with captions, whose films arithmetic can judge."""

@@ -1,8 +1,8 @@
-"""Captions of ToyFilm scenes: the SkyCaptioner JSON, and the sentence that a film is generated from.
+"""Captions of ToyFilm scenes: the SkyCaptioner JSON, and the sentence that films are made from.
 
-`structured` and `scene_from_structured` are inverse to each other on the eight attributes. `sentence` fuses one
-scene into free English as the official caption fusion does: shot first, then what happens, place and light, and
-the camera sentence appended last.
+`structured` and `scene_from_structured` are inverse to each other on the eight attributes.
+`sentence` fuses one scene into free English as the official caption fusion does: shot first, then
+what happens, place and light, and the camera sentence appended last.
 """
 
 import random
@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.world import NO_SPEED, Scene
 
-# The first wording is the plain one; all are read back by `scene_from_structured` and known to the tokenizer.
+# The first wording is the plain one; the tokenizer knows the words of all.
 COLOUR_WORDS = {
     "red": ("red", "scarlet"),
     "yellow": ("yellow", "golden"),
@@ -23,7 +25,11 @@ COLOUR_WORDS = {
     "blue": ("blue", "azure"),
     "magenta": ("magenta", "pink"),
 }
-SHAPE_WORDS = {"ring": ("ring", "hoop"), "square": ("square", "box"), "triangle": ("triangle", "pyramid")}
+SHAPE_WORDS = {
+    "ring": ("ring", "hoop"),
+    "square": ("square", "box"),
+    "triangle": ("triangle", "pyramid"),
+}
 SHOT_WORDS = {
     "long_shot": ("long shot", "wide shot"),
     "medium_shot": ("medium shot", "mid shot"),
@@ -76,8 +82,8 @@ def _articles(text: str) -> str:
 def sentence(scene: Scene, seed: int = 0) -> str:
     """Returns an English caption (at most 40 words) that names all eight attributes of `scene`.
 
-    `seed` chooses template and synonyms; the same (attributes, seed) gives the same sentence. Every second
-    static film does without a camera sentence, so that saying nothing means a static camera.
+    `seed` chooses template and synonyms; the same (attributes, seed) gives the same sentence. Every
+    second static film does without a camera sentence, so that saying nothing means a static camera.
     """
     rng = random.Random(f"{seed}/{'/'.join(world.attributes(scene).values())}")
 
@@ -102,7 +108,7 @@ def sentence(scene: Scene, seed: int = 0) -> str:
 
 def structured(scene: Scene) -> dict[str, Any]:
     """Returns the caption of `scene` in the SkyCaptioner schema (facts 1.1), in plain wordings."""
-    x, y = world.centres(scene, [0])[0]
+    x, y = world.centres(scene, np.array([0]))[0]
     column = "left" if x < 28 else "right" if x > 36 else "center"
     row = "top" if y < 28 else "bottom" if y > 36 else "middle"
     action = ACTION_WORDS[scene.direction][0]
@@ -128,7 +134,7 @@ def structured(scene: Scene) -> dict[str, Any]:
     }
 
 
-# What identifies a value in a field of a structured caption, as regular expressions over lower-case text.
+# What identifies a value in a field of a structured caption: regular expressions, lower case.
 _CLUES = {
     "colour": {value: "|".join(words) for value, words in COLOUR_WORDS.items()},
     "shape": {value: "|".join(words) for value, words in SHAPE_WORDS.items()},
@@ -177,11 +183,12 @@ def _read(name: str, text: Any, default: str | None = None) -> str:
 
 
 def scene_from_structured(caption: Mapping[str, Any]) -> Scene:
-    """Returns the scene (with no jitter) that a structured caption describes; the inverse of `structured`.
+    """Returns the scene (with no jitter) that a structured caption describes.
 
-    Reads the main subject's sub_type, appearance and action, shot_type, camera_motion ("" is static), environment
-    and lighting; `shot_angle`, `shot_position`, `position` and `expression` do not exist in this world and may say
-    anything. Raises `UserError` naming the legal values of the first field that does not name exactly one of them.
+    Reads the main subject's sub_type, appearance and action, shot_type, camera_motion ("" is
+    static), environment and lighting; `shot_angle`, `shot_position`, `position` and `expression` do
+    not exist in this world and may say anything. Raises `UserError` naming the legal values of the
+    first field that does not name exactly one of them.
     """
     if not isinstance(caption, Mapping) or not isinstance(caption.get("subjects"), list):
         raise UserError('structured caption: needs {"subjects": [...], "shot_type": ..., ...}')
@@ -210,6 +217,8 @@ def vocabulary() -> list[str]:
     tables = (COLOUR_WORDS, SHAPE_WORDS, SHOT_WORDS, ENVIRONMENT_WORDS, LIGHTING_WORDS)
     texts = [text for table in (*tables, SPEED_WORDS, CAMERA_WORDS) for text in table.values()]
     texts += [[re.sub(r"{\w+}", "", text) for text in TEMPLATES], ["an"]]
-    texts += [[text.replace("{speed}", "") for text in wordings] for wordings in ACTION_WORDS.values()]
+    texts += [
+        [text.replace("{speed}", "") for text in wordings] for wordings in ACTION_WORDS.values()
+    ]
     words = {w for wordings in texts for t in wordings for w in re.findall(r"[\w-]+|[^\w\s]", t)}
     return sorted(words)

@@ -1,8 +1,9 @@
-"""The four backgrounds of the ToyFilm world: periodic painted strips of large, soft-edged, desaturated shapes.
+"""The four backgrounds of ToyFilm: periodic painted strips of large, soft, desaturated shapes.
 
-A strip is painted once per process at SUPERSAMPLE points a pixel from signed distances. Nothing in it is thinner
-than about ten pixels (a video VAE compresses 8 x 8 pixels into one latent), and every band of rows carries some
-horizontal structure, so that panning and zooming can be seen - and learned - anywhere in the frame.
+A strip is painted once per process at SUPERSAMPLE points a pixel from signed distances. Nothing in
+it is thinner than about ten pixels (a video VAE compresses 8 x 8 pixels into one latent), and every
+band of rows carries some horizontal structure, so that panning and zooming can be seen - and
+learned - anywhere in the frame.
 """
 
 import functools
@@ -123,7 +124,9 @@ class _Canvas:
     def mesa(self, x, top, half_top, half_base, base) -> np.ndarray:
         width = half_top + (half_base - half_top) * (self.y - top) / (base - top)
         lean = np.hypot(1, (half_base - half_top) / (base - top))
-        return np.maximum(np.maximum((np.abs(self.dx(x)) - width) / lean, top - self.y), self.y - base)
+        return np.maximum(
+            np.maximum((np.abs(self.dx(x)) - width) / lean, top - self.y), self.y - base
+        )
 
     def cone(self, x, apex, half_width, base) -> np.ndarray:
         return self.mesa(x, apex, 0.0, half_width, base)
@@ -131,11 +134,16 @@ class _Canvas:
 
 def _draw(canvas: _Canvas, name: str, kind: str, colour=None, *numbers) -> None:
     if kind == "ground":
-        canvas.paint(HORIZON - canvas.y + 0 * canvas.x, canvas.gradient(HORIZON, SIZE, _GROUND[name]))
+        canvas.paint(
+            HORIZON - canvas.y + 0 * canvas.x, canvas.gradient(HORIZON, SIZE, _GROUND[name])
+        )
     elif kind == "cloud":
         x, base, size = numbers
         parts = ((0, 0.35, 1.15, 0.8), (-1.05, 0.15, 0.95, 0.55), (1.1, 0.1, 1.05, 0.6))
-        puffs = [canvas.ellipse(x + a * size, base - b * size, c * size, d * size) for a, b, c, d in parts]
+        puffs = [
+            canvas.ellipse(x + a * size, base - b * size, c * size, d * size)
+            for a, b, c, d in parts
+        ]
         canvas.paint(np.minimum.reduce(puffs), colour)
     elif kind == "tree":
         x, base, size = numbers
@@ -157,7 +165,7 @@ def _draw(canvas: _Canvas, name: str, kind: str, colour=None, *numbers) -> None:
 
 @functools.cache
 def panorama(environment: str, lighting: str) -> Float[np.ndarray, "rows columns 3"]:
-    """Returns the strip of one place and light, float32 in 0..255, SUPERSAMPLE points a pixel, read-only."""
+    """Returns the strip of one place and light, 0..255, SUPERSAMPLE points a pixel, read-only."""
     canvas = _Canvas()
     canvas.pixels += canvas.gradient(0, HORIZON, _SKY[environment])
     for layer in _LAYERS[environment]:

@@ -1,7 +1,7 @@
 """Renders a scene into pixels: numpy only, deterministic, any number of frames."""
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.panorama import SUBJECT_LIGHT, SUPERSAMPLE, panorama
@@ -24,10 +24,10 @@ def subject_colour(colour: str, lighting: str) -> Float[np.ndarray, "3"]:
 
 
 def signed_distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Returns the signed distance (pixels, negative inside) from offsets (dx, dy) to the outline of a shape.
+    """Returns the signed distance (pixels, negative inside) to a shape's outline from its centre.
 
-    ring: outer radius r, inner r / 2. square: half side 0.88 r. triangle: upright, equilateral, circumradius
-    1.15 r, centred on its bounding box.
+    ring: outer radius r, inner r / 2. square: half side 0.88 r. triangle: upright, equilateral,
+    circumradius 1.15 r, centred on its bounding box.
     """
     if shape == "ring":
         return np.abs(np.sqrt(dx * dx + dy * dy) - 0.75 * radius) - 0.25 * radius
@@ -45,7 +45,7 @@ def subject_alpha(
     *,
     size: int = SIZE,
 ) -> Float[np.ndarray, "T size size"]:
-    """Returns the subject's coverage of every pixel, in [0, 1]; `centre` and `radius` in world pixels."""
+    """Returns the subject's share of every pixel; `centre` and `radius` are in world pixels."""
     unit = SIZE / size
     grid = ((np.arange(size) + 0.5) * unit).astype(np.float32)
     dx = grid[None, None, :] - centre[:, 0, None, None].astype(np.float32)
@@ -55,9 +55,9 @@ def subject_alpha(
 
 
 def background(
-    scene: Scene, frames: Float[np.ndarray, " T"], *, size: int = SIZE
+    scene: Scene, frames: Int[np.ndarray, " T"], *, size: int = SIZE
 ) -> Float[np.ndarray, "T size size 3"]:
-    """Returns the background (0..255) at the given frame numbers: a bilinear gather from the panorama."""
+    """Returns the background (0..255) at the given frame numbers: bilinear, from the panorama."""
     strip = panorama(scene.environment, scene.lighting)
     pixel = (np.arange(size) + 0.5) * SIZE / size - world.CENTRE
     offsets = pixel[None, :] / world.zoom_scale(scene.camera_motion, frames)[:, None] + world.CENTRE
@@ -68,14 +68,14 @@ def background(
         blended = _lerp(strip, np.clip(rows[0], 0, len(strip) - 1))
         return np.moveaxis(_lerp(np.moveaxis(blended, 1, 0), columns), 1, 2)
     frames_out = np.empty((len(rows), size, size, 3), np.float32)
-    for t, (row, column) in enumerate(zip(rows, columns)):
+    for t, (row, column) in enumerate(zip(rows, columns, strict=True)):
         blended = _lerp(strip, np.clip(row, 0, len(strip) - 1))
         frames_out[t] = np.moveaxis(_lerp(np.moveaxis(blended, 1, 0), column), 0, 1)
     return frames_out
 
 
 def _lerp(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Interpolates the leading axis of `values` (periodic) linearly at fractional positions `index`."""
+    """Interpolates `values` linearly along its leading, periodic axis at positions `index`."""
     low = np.floor(index).astype(np.int64)
     share = (index - low).astype(np.float32).reshape(index.shape + (1,) * (values.ndim - 1))
     first = np.take(values, low, axis=0, mode="wrap")

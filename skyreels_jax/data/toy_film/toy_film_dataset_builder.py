@@ -1,8 +1,8 @@
-"""ToyFilm as a TFDS dataset: rendered clips with their captions, in array_record files, without TensorFlow.
+"""ToyFilm as a TFDS dataset: clips with captions, in array_record files, without TensorFlow.
 
     builder = toy_film(data_dir, num_clips=4096, num_frames=33)
     builder.download_and_prepare()
-    source = builder.as_data_source(split="train")  # random access, ready for grain.MapDataset.source
+    source = builder.as_data_source(split="train")  # for grain.MapDataset.source
 
 Everything is a function of the configuration: the same one gives the same clips on any machine.
 """
@@ -27,8 +27,10 @@ EVAL_SHARE = 16  # one clip in each evaluation split for this many of training
 
 @dataclasses.dataclass(eq=False)
 class ToyFilmConfig(tfds.core.BuilderConfig):
-    """num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of each caption.
-    seed: of the first training clip; data sets whose seed ranges do not overlap share no film.
+    """What is rendered.
+
+    num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of
+    each caption. seed: of the first clip; seed ranges that do not overlap share no film.
     """
 
     num_clips: int = 4096
@@ -38,10 +40,11 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """ToyFilm: see skyreels_jax/data/toy_film/world.py for what happens in it.
+    """ToyFilm; world.py says what happens in it.
 
-    Splits: "train"; "validation" (captions as in training, other films); "held_out" (attribute tuples never in
-    training); "held_out_combinations" (pairs of attribute values never together in training).
+    Splits: "train"; "validation" (captions as in training, other films); "held_out" (attribute
+    tuples never in training); "held_out_combinations" (pairs of attribute values never together in
+    training).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -63,7 +66,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         features |= {name: tfds.features.Text() for name in world.ATTRIBUTES}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
-            description="Short procedural films with structured captions that arithmetic can judge.",
+            description="Short procedural films with captions, made to be judged by arithmetic.",
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
@@ -105,7 +108,7 @@ def toy_film(
     num_sentences: int = 4,
     seed: int = 0,
 ) -> Builder:
-    """Returns the builder of one configuration under `data_dir`; `download_and_prepare()` renders what is missing.
+    """Returns the builder of one configuration; `download_and_prepare()` renders what is missing.
 
     Raises `UserError` for counts that are not positive or frames that are not 4k + 1.
     """

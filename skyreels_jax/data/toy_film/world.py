@@ -1,8 +1,8 @@
-"""The laws of the ToyFilm world: what a scene is, how its subject and camera move, and which scenes are held out.
+"""The laws of the ToyFilm world: scenes, how subject and camera move, which are held out.
 
-Coordinates are pixels of the 64 x 64 frame, x to the right and y down, pixel centres at half-integers; time counts
-frames (12 a second). Every law is a function of time alone and repeats for ever, so films of any length are legal
-and their statistics do not depend on when one looks.
+Coordinates are pixels of the 64 x 64 frame, x to the right and y down, pixel centres at
+half-integers; time counts frames (12 a second). Every law is a function of time alone and repeats
+for ever, so films of any length are legal and their statistics do not depend on when one looks.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import hashlib
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from skyreels_jax.core.errors import UserError
 
@@ -61,7 +61,7 @@ HELD_OUT_SHARE = 0.1  # of the attribute tuples without a held-out pair
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One film of the world, complete: eight named attributes and the few numbers that captions do not tell.
+    """One film of the world: eight named attributes and the few numbers that captions do not tell.
 
     Attributes:
         jitter: (x, y) in pixels, added to the subject's path (|.| <= 6).
@@ -100,13 +100,12 @@ def triangle_wave(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + span - np.abs(np.mod(x - low, 2 * span) - span)
 
 
-def centres(scene: Scene, frames: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T 2"]:
+def centres(scene: Scene, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T 2"]:
     """Returns the subject's (x, y) at the given frame numbers; independent of the camera.
 
-    Straight motion is centred on the frame at frame 16, so that 33 frames at the fast speed just fit between the
-    walls; beyond, it turns back at them.
+    Straight motion is centred on the frame at frame 16, so that 33 frames at the fast speed just
+    fit between the walls; beyond, it turns back at them.
     """
-    frames = np.asarray(frames, np.float64)
     path = np.tile(np.add(scene.jitter, CENTRE), (len(frames), 1))
     if scene.direction == "bounce":
         phase = 2 * np.pi * frames / BOUNCE_PERIOD[scene.speed]
@@ -119,23 +118,22 @@ def centres(scene: Scene, frames: Float[np.ndarray, " T"]) -> Float[np.ndarray, 
     return path
 
 
-def zoom_scale(camera_motion: str, frames: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
-    """Returns the magnification of the background at the given frame numbers (1 unless the camera zooms)."""
-    frames = np.asarray(frames, np.float64)
+def zoom_scale(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+    """Returns the background's magnification at the given frame numbers, 1 without a zoom."""
     if camera_motion not in ("zoom_in", "zoom_out"):
         return np.ones(len(frames))
     start = 0 if camera_motion == "zoom_in" else ZOOM_FRAMES
     return ZOOM_FACTOR ** (triangle_wave(frames + start, 0, ZOOM_FRAMES) / ZOOM_FRAMES)
 
 
-def pan_shift(camera_motion: str, frames: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+def pan_shift(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
     """Returns how far the view has moved to the right along the panorama, in pixels."""
     sign = {"pan_right": 1.0, "pan_left": -1.0}.get(camera_motion, 0.0)
-    return sign * PAN_RATE * np.asarray(frames, np.float64)
+    return sign * PAN_RATE * frames
 
 
-def radii(scene: Scene, frames: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
-    """Returns the subject's radius: nominal, times the square root of the zoom about its geometric middle."""
+def radii(scene: Scene, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+    """Returns the subject's radius: the nominal one times the root of zoom / its middle value."""
     scale = zoom_scale(scene.camera_motion, frames)
     if scene.camera_motion in ("zoom_in", "zoom_out"):
         scale = scale / math.sqrt(ZOOM_FACTOR)
@@ -153,7 +151,7 @@ def split_of(scene: Scene) -> str:
 
 
 def sample_scene(seed: int, split: str = "train") -> Scene:
-    """Draws a scene of `split` with uniform attributes; the same (seed, split) gives the same scene for ever.
+    """Draws a scene of `split`, attributes uniform; (seed, split) determine it for ever.
 
     "train": everything a model may see. "held_out": attribute tuples never rendered for training.
     "held_out_combinations": tuples that contain a pair of values never seen together in training.

@@ -1,0 +1,1 @@
+"""Data sets, latents on disk, and the loaders that feed training."""
