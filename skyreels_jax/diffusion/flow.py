@@ -4,7 +4,7 @@ sigma `s` is in [0, 1], 0 clean and 1 pure noise; the network sees timestep = 10
 A sigma of shape [B, 1] is one noise level per clip, [B, T] one per latent frame.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -38,4 +38,5 @@ def timestep(sigma: Float[Array, "B #T"]) -> Time:
 
 def shift_sigma(sigma: Sigma, shift: float | Float[Array, ""]) -> Sigma:
     """Returns shift s / (1 + (shift - 1) s): monotone, keeps 0 and 1, shift > 1 adds noise."""
-    return shift * sigma / (1 + (shift - 1) * sigma)
+    shifted: Any = shift * sigma / (1 + (shift - 1) * sigma)
+    return shifted
