@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.weights.pth import TorchSource
 
 DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -81,48 +81,6 @@ class SafetensorsSource:
     def read(self, key: str) -> np.ndarray:
         self.dtype(key)  # refuses what numpy cannot hold
         return self._where[key].get_tensor(key)
-
-
-class TorchSource:
-    """A `TensorSource` over a PyTorch checkpoint, unpickled with `weights_only=True`."""
-
-    def __init__(self, path: pathlib.Path):
-        self.name = str(path)
-        try:
-            import torch
-        except ImportError:
-            raise UserError(
-                f"{path} is a PyTorch file: pip install 'skyreels_jax[torch]' (the extra 'torch')"
-            ) from None
-        try:
-            # Only the zip format (torch >= 1.6) can be mapped; a truncated file is no zip either.
-            state = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-        except Exception as error:  # torch raises a dozen types for a damaged or unsafe file
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise UserError(f"{path}: not a complete PyTorch weight file ({reason})") from None
-        if not isinstance(state, Mapping) or not all(torch.is_tensor(t) for t in state.values()):
-            raise UserError(f"{path}: expected one flat dictionary of tensors")
-        self._state, self._bfloat16, self._int16 = state, torch.bfloat16, torch.int16
-
-    def keys(self) -> list[str]:
-        return list(self._state)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._state[key].shape)
-
-    def dtype(self, key: str) -> np.dtype:
-        dtype = self._state[key].dtype
-        if dtype == self._bfloat16:
-            return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(str(dtype).removeprefix("torch."))
-
-    def read(self, key: str) -> np.ndarray:
-        tensor = self._state[key].detach().contiguous()
-        if tensor.dtype == self._bfloat16:  # numpy has no bfloat16 of its own
-            return tensor.view(self._int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.numpy()
 
 
 def open_source(path: str | pathlib.Path) -> TensorSource:

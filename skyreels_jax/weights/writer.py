@@ -1,14 +1,12 @@
-"""Weight files: safetensors in shards with an index, and PyTorch checkpoints."""
+"""Safetensors files, in shards with an index where one file would be too large."""
 
 import json
 import pathlib
 from collections.abc import Iterable
 
-import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
-
-from skyreels_jax.core.errors import UserError
 
 Tensors = Iterable[tuple[str, np.ndarray]]
 
@@ -28,7 +26,10 @@ def write_safetensors(
     def flush(shard):
         path = folder / f"{basename}-{len(shards) + 1:05d}.partial"
         shards.append((path, list(shard)))
-        save_file(shard, path, metadata={"format": "pt"})  # readers of diffusers ask for the key
+        try:
+            save_file(shard, path, metadata={"format": "pt"})  # transformers asks for the key
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(str(error)) from None
 
     try:
         shard: dict[str, np.ndarray] = {}
@@ -61,21 +62,3 @@ def _publish(folder, shards, total, basename) -> list[pathlib.Path]:
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (folder / f"{basename}.safetensors.index.json").write_text(text)
     return files
-
-
-def write_pth(path: str | pathlib.Path, tensors: Tensors) -> None:
-    """Writes a PyTorch checkpoint (a flat dictionary); this holds all tensors in memory at once."""
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"writing {path} needs PyTorch: pip install 'skyreels_jax[torch]' (the extra 'torch')"
-        ) from None
-    state = {}
-    for name, array in tensors:
-        array = np.array(array, order="C")  # torch wants a writable array of its own
-        if array.dtype == ml_dtypes.bfloat16:
-            state[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        else:
-            state[name] = torch.from_numpy(array)
-    torch.save(state, path)

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.weights.pth import write_pth
 from skyreels_jax.weights.reader import open_source
-from skyreels_jax.weights.writer import write_pth, write_safetensors
+from skyreels_jax.weights.writer import write_safetensors
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,  # not contiguous

@@ -1,0 +1,55 @@
+"""Converts a model folder between the diffusers form and the official SkyReels-V2 form.
+
+Values are kept bit for bit unless --dtype asks for another type. The new folder appears only when
+it is complete. Official folders hold PyTorch files: they need the extra "torch".
+
+examples:
+  skyreels-jax convert SkyReels-V2-T2V-14B-540P skyreels-14b --to diffusers --dtype bfloat16
+  skyreels-jax convert my-model my-model-official --to official
+"""
+
+import argparse
+import pathlib
+import re
+
+from skyreels_jax.core.errors import UserError
+
+NAME = "convert"
+HELP = "convert a model folder between diffusers and official form"
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command to `parser`."""
+    parser.add_argument("source", type=pathlib.Path, metavar="SRC", help="model folder to read")
+    parser.add_argument("target", type=pathlib.Path, metavar="DST", help="new folder to write")
+    parser.add_argument("--to", required=True, choices=("diffusers", "official"), help="its form")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="type of the stored weights (default: as they are)",
+    )
+    parser.add_argument(
+        "--max_shard_size",
+        default="5GB",
+        metavar="SIZE",
+        help='largest safetensors file, such as "500MB" or "2GiB" (default: %(default)s)',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converts and prints the new folder."""
+    size = parse_size(args.max_shard_size)
+    from skyreels_jax.models.transfer import convert_folder
+
+    convert_folder(args.source, args.target, form=args.to, dtype=args.dtype, max_shard_bytes=size)
+    print(args.target)
+    return 0
+
+
+def parse_size(text: str) -> int:
+    """Returns the bytes in "5GB", "2 GiB" or "1000"; raises `UserError` for other texts."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
+    if not found or found[2].upper() not in UNITS or float(found[1]) <= 0:
+        raise UserError(f"--max_shard_size {text!r}: expected a size such as 500MB, 5GB or 2GiB")
+    return int(float(found[1]) * UNITS[found[2].upper()])

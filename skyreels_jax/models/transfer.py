@@ -1,0 +1,149 @@
+"""Whole model folders from one form to the other, one tensor at a time, all or nothing."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.models.dit.config import DiTConfig, from_official
+from skyreels_jax.models.layout import (
+    EXTRA,
+    KINDS,
+    MAX_SHARD_BYTES,
+    TOKENIZER,
+    ModelFolder,
+    abstract_model,
+    read_folder,
+    write_config,
+    write_index,
+    write_json,
+)
+from skyreels_jax.weights.convert import match, transcode
+from skyreels_jax.weights.pth import require_torch, write_pth
+from skyreels_jax.weights.reader import open_source
+from skyreels_jax.weights.writer import write_safetensors
+
+SETTINGS = "skyreels_jax.json"  # what the model makes when nothing is asked for (pipelines)
+IMAGE_PARTS = ("image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
+
+
+def convert_folder(
+    source: str | pathlib.Path,
+    target: str | pathlib.Path,
+    *,
+    form: str,
+    dtype: Any = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> ModelFolder:
+    """Writes the model in `source` to the new folder `target` in `form`, and returns that folder.
+
+    Values are kept bit for bit unless `dtype` names another floating type. Everything is checked
+    before anything is written, and `target` appears only when it is complete.
+    Raises `UserError` for a source that is no complete model, a target that exists or cannot be
+    written, an image-to-video source, and values that `dtype` cannot hold.
+    """
+    target = pathlib.Path(target)
+    model = read_folder(source)
+    image = [name for name in IMAGE_PARTS if (model.path / name).exists()]
+    if image:
+        raise UserError(f"{model.path}: {image[0]} cannot be converted; text-to-video folders can")
+    if target.exists():
+        raise UserError(f"{target} exists; name a new folder")
+    if form == "official":
+        require_torch(target / KINDS["vae"].official)
+        to_official(model.components["transformer"].config)
+    for name, part in model.components.items():
+        match(part.table, open_source(part.weights), abstract_model(name, part.config)[1])
+    with _appearing(target) as partial:
+        write = _write_diffusers if form == "diffusers" else _write_official
+        write(model, partial, dtype, max_shard_bytes)
+    return read_folder(target)
+
+
+def to_official(config: DiTConfig) -> dict[str, Any]:
+    """Returns the config.json of the official `WanModel`; raises `UserError` for what has no place."""
+    values = {
+        "model_type": "t2v" if config.image_dim is None else "i2v",
+        "patch_size": list(config.patch_size),
+        "in_dim": config.in_channels,
+        "dim": config.width,
+        "ffn_dim": config.ffn_dim,
+        "freq_dim": config.freq_dim,
+        "text_dim": config.text_dim,
+        "out_dim": config.out_channels or config.in_channels,
+        "num_heads": config.num_attention_heads,
+        "num_layers": config.num_layers,
+        "cross_attn_norm": config.cross_attn_norm,
+        "inject_sample_info": config.inject_sample_info,
+        "eps": config.eps,
+    }
+    back = from_official(values)
+    lost = [
+        f"{name}={value!r}"
+        for name, value in vars(config).items()
+        if name != "out_channels" and value != getattr(back, name)
+    ]
+    if lost:
+        raise UserError(f"the official config.json has no place for {', '.join(lost)}")
+    return {"_class_name": "WanModel", "text_len": 512, "qk_norm": True, **values}
+
+
+@contextlib.contextmanager
+def _appearing(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tensors(model: ModelFolder, name: str, form: str, dtype: Any) -> Iterator:
+    part, kind = model.components[name], KINDS[name]
+    table = kind.diffusers_table if form == "diffusers" else kind.official_table
+    abstract = abstract_model(name, part.config)[1]
+    source = open_source(part.weights)
+    return transcode(source, part.table, table(part.config), abstract, dtype=dtype)
+
+
+def _copy(model: ModelFolder, folder: pathlib.Path, form: str) -> None:
+    shutil.copytree(model.tokenizer, folder / TOKENIZER[form])
+    if (model.path / SETTINGS).is_file():
+        shutil.copy(model.path / SETTINGS, folder / SETTINGS)
+
+
+def _write_diffusers(model: ModelFolder, folder: pathlib.Path, dtype: Any, max_shard_bytes: int):
+    for name, part in model.components.items():
+        (folder / name).mkdir()
+        write_safetensors(
+            folder / name,
+            _tensors(model, name, "diffusers", dtype),
+            max_shard_bytes=max_shard_bytes,
+            basename=KINDS[name].basename,
+        )
+        write_config(folder / name, name, part.config)
+    _copy(model, folder, "diffusers")
+    write_index(folder, scheduler=model.scheduler, pipeline=model.pipeline)
+
+
+def _write_official(model: ModelFolder, folder: pathlib.Path, dtype: Any, max_shard_bytes: int):
+    for name in ("vae", "text_encoder"):
+        write_pth(folder / KINDS[name].official, _tensors(model, name, "official", dtype))
+    write_safetensors(
+        folder,
+        _tensors(model, "transformer", "official", dtype),
+        max_shard_bytes=max_shard_bytes,
+        basename="model",
+    )
+    _copy(model, folder, "official")
+    configs = {name: part.config for name, part in model.components.items()}
+    write_json(folder / "config.json", to_official(configs["transformer"]))
+    unsaid = {name: to_dict(configs[name]) for name in ("vae", "text_encoder")}
+    write_json(folder / EXTRA, {**unsaid, "scheduler": model.scheduler, "pipeline": model.pipeline})
