@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from skyreels_jax.core.rng import stream
 
@@ -11,6 +12,7 @@ def _data(key):
 def test_streams_differ_by_seed_name_and_step_and_repeat_exactly():
     keys = [stream(s, n, k) for s in (0, 1) for n in ("noise", "time") for k in (0, 1)]
     assert len({_data(k) for k in keys}) == len(keys)
+    assert _data(stream(np.int64(1), "noise", 1)) in {_data(k) for k in keys}
     assert _data(stream(0, "noise", 7)) == _data(stream(jax.random.key(0), "noise", 7))
 
 
