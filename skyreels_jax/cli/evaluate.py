@@ -15,12 +15,19 @@ import pathlib
 NAME = "evaluate"
 HELP = "judge a model's films against their captions"
 
+# Flags that are options of `VideoModel.generate`, under the same names.
 OPTIONS = ("num_frames", "inference_steps", "guidance_scale", "shift", "dtype", "batch_size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command to `parser`."""
-    parser.add_argument("--model", default="tiny", help='"tiny" (shipped), a folder, or a hub id')
+    parser.add_argument(
+        "--model",
+        "--model_id",
+        dest="model",
+        default="tiny",
+        help='"tiny" (default, shipped), a model or run folder, or a hub id',
+    )
     parser.add_argument(
         "--prompts",
         default="held_out",
@@ -29,7 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num", type=int, metavar="N", help="films (default: 128, or the file)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
-    parser.add_argument("--batch", dest="batch_size", type=int, metavar="N", help="side by side")
+    parser.add_argument(
+        "--batch",
+        dest="batch_size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="films made side by side (default %(default)s)",
+    )
+    parser.add_argument("--resolution", metavar="SIZE", help="HEIGHTxWIDTH, a multiple of 64x64")
     parser.add_argument("--num_frames", type=int, metavar="N", help="4k + 1")
     parser.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
     parser.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
@@ -43,16 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes, judges and reports."""
     from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.evals.judge import check_size
     from skyreels_jax.evals.suite import evaluate, load_scenes
-    from skyreels_jax.pipelines import files, load
+    from skyreels_jax.pipelines import files, load, validate
 
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.resolution is not None:
+        options["height"], options["width"] = validate.parse_resolution(args.resolution)
     source = load.find(args.model)
     # All is checked, on prompts like those that `evaluate` will ask for, before anything is loaded.
-    source.request(prompt=[sentence(s, args.seed) for s in scenes], seed=args.seed, **options)
+    prompts = [sentence(scene, args.seed) for scene in scenes]
+    request = source.request(prompt=prompts, seed=args.seed, **options)
+    check_size(request.num_frames, request.height, request.width)
     files.check_writable(args.outdir)
-    model = source.load(**{k: v for k, v in options.items() if k == "dtype"})
+    model = source.load(dtype=request.dtype)
 
     from tqdm import tqdm
 

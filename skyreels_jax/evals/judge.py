@@ -58,6 +58,7 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     `start`: the frame number of frames[0], for a window of a longer film. Raises `UserError` on
     other sizes.
     """
+    check_size(*frames.shape[:3])
     frames = _world_size(frames)
     environment, lighting = place_and_light(frames)
     subject = find_subject(frames, environment, lighting)
@@ -96,14 +97,18 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     )
 
 
-def _world_size(frames: np.ndarray) -> np.ndarray:
-    t, height, width = frames.shape[:3]
-    if t < 5 or height != width or height % SIZE:
+def check_size(num_frames: int, height: int, width: int) -> None:
+    """Raises `UserError` for films that the judge cannot judge."""
+    if num_frames < 5 or height != width or height % SIZE:
         raise UserError(
-            f"the judge needs >= 5 frames of equal sides, a multiple of {SIZE}; got {frames.shape}"
+            f"the judge needs 5 frames or more with equal sides, a multiple of {SIZE}; "
+            f"got {num_frames} frames of {height}x{width}"
         )
-    fold = height // SIZE
-    small = frames.reshape(t, SIZE, fold, SIZE, fold, 3).mean((2, 4))
+
+
+def _world_size(frames: np.ndarray) -> np.ndarray:
+    fold = frames.shape[1] // SIZE
+    small = frames.reshape(-1, SIZE, fold, SIZE, fold, 3).mean((2, 4))
     return frames if fold == 1 else np.round(small).astype(np.uint8)
 
 

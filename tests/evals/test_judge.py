@@ -79,8 +79,9 @@ def test_larger_films_are_judged_at_world_size():
 
 
 def test_other_sizes_are_refused():
-    with pytest.raises(UserError, match="multiple of 64"):
-        judge(np.zeros((9, 64, 96, 3), np.uint8))
+    for shape in ((9, 64, 96, 3), (4, 64, 64, 3), (9, 32, 32, 3)):
+        with pytest.raises(UserError, match="multiple of 64"):
+            judge(np.zeros(shape, np.uint8))
 
 
 def test_gaps_in_the_track_are_bridged():

@@ -45,7 +45,7 @@ BOUNCE_HEIGHT = 20.0  # peak to peak
 BOUNCE_PERIOD = {"slow": 32, "fast": 16}
 PAN_RATE = 1.0  # pixels a frame
 ZOOM_FACTOR = 1.6  # over ZOOM_FRAMES, then back
-ZOOM_FRAMES = 32
+ZOOM_FRAMES = 32.0
 PANORAMA_WIDTH = 128  # the background repeats after this many pixels
 CENTRE = SIZE / 2
 
@@ -123,7 +123,7 @@ def zoom_scale(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.nd
     if camera_motion not in ("zoom_in", "zoom_out"):
         return np.ones(len(frames))
     start = 0 if camera_motion == "zoom_in" else ZOOM_FRAMES
-    return ZOOM_FACTOR ** (triangle_wave(frames + start, 0, ZOOM_FRAMES) / ZOOM_FRAMES)
+    return ZOOM_FACTOR ** (triangle_wave(frames + start, 0.0, ZOOM_FRAMES) / ZOOM_FRAMES)
 
 
 def pan_shift(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:

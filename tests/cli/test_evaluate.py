@@ -1,0 +1,58 @@
+"""`skyreels-jax evaluate` on a micro model: what it writes and what it refuses."""
+
+import json
+
+import imageio.v3 as iio
+import pytest
+
+from skyreels_jax.cli.main import main
+from skyreels_jax.data.toy_film import world
+from skyreels_jax.data.toy_film.captions import structured
+from skyreels_jax.data.toy_film.world import sample_scene
+
+
+@pytest.fixture
+def evaluate(micro_folder, tmp_path, capsys):
+    """Runs the command with --outdir tmp_path/out; returns (exit code, stdout, stderr)."""
+
+    def run(*argv):
+        where = ["--model", str(micro_folder), "--outdir", str(tmp_path / "out")]
+        small = ["--resolution", "64x64", "--num_frames", "5", "--inference_steps", "1"]
+        code = main(["evaluate", *where, *small, *argv])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_json_results_and_sheet(evaluate, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    lines = [json.dumps(structured(sample_scene(seed))) for seed in range(3)]
+    path.write_text("\n".join(lines))
+    code, out, err = evaluate("--prompts", str(path), "--batch", "2", "--json")
+    assert (code, err) == (0, "")
+    summary = json.loads(out)
+    assert set(summary["adherence"]) == {*world.ATTRIBUTES, "mean"} and summary["num"] == 3
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["adherence"] == summary["adherence"] and len(results["films"]) == 3
+    assert iio.imread(tmp_path / "out" / "sheet.png").shape[1] == 1200
+
+
+def test_a_table_for_people(evaluate):
+    code, out, _ = evaluate("--prompts", "held_out_combinations", "--num", "1")
+    assert code == 0 and "camera_motion" in out and "sheet.png" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (("--prompts", "nowhere.jsonl"), "held_out_combinations"),
+        (("--num", "0"), "1 or more"),
+        (("--resolution", "96x64"), "multiple of 64"),
+        (("--num_frames", "6"), "4k + 1"),
+        (("--promts", "held_out"), "did you mean '--prompts'"),
+    ],
+)
+def test_bad_input_is_one_line(evaluate, tmp_path, argv, complaint):
+    code, out, err = evaluate(*argv)
+    assert code == 2 and out == "" and complaint in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
