@@ -150,28 +150,30 @@ def _read_diffusers(path: pathlib.Path) -> ModelFolder:
         "scheduler/scheduler_config.json",
         f"{TOKENIZER['diffusers']}/tokenizer_config.json",
     )
-    components = {}
-    for name, kind in KINDS.items():
-        values = read_json(path / name / "config.json")
-        for key, expected in kind.header.items():
-            if values.get(key) != expected:
-                raise UserError(
-                    f"{path / name}: config.json has {key} = {values.get(key)!r}; "
-                    f"expected {expected!r}"
-                )
-        config = from_dict(kind.config, values, ignore=kind.ignored)
-        components[name] = Component(
-            name=name, config=config, table=kind.diffusers_table(config), weights=path / name
-        )
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     return ModelFolder(
         path=path,
         form="diffusers",
-        components=components,
+        components={name: read_component(path / name, name) for name in KINDS},
         tokenizer=path / TOKENIZER["diffusers"],
         scheduler={"_class_name": SCHEDULER["_class_name"], **scheduler},
         pipeline=pipeline,
     )
+
+
+def read_component(folder: pathlib.Path, name: str) -> Component:
+    """Returns component `name` ("vae", ...) in diffusers form in `folder`; opens no weights.
+
+    Raises `UserError` for a missing or unknown configuration.
+    """
+    kind, values = KINDS[name], read_json(folder / "config.json")
+    for key, expected in kind.header.items():
+        if values.get(key) != expected:
+            raise UserError(
+                f"{folder}: config.json has {key} = {values.get(key)!r}; expected {expected!r}"
+            )
+    config = from_dict(kind.config, values, ignore=kind.ignored)
+    return Component(name=name, config=config, table=kind.diffusers_table(config), weights=folder)
 
 
 def _read_official(path: pathlib.Path) -> ModelFolder:

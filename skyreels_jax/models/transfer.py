@@ -65,7 +65,7 @@ def convert_folder(
 
 
 def to_official(config: DiTConfig) -> dict[str, Any]:
-    """Returns the config.json of the official `WanModel`; raises `UserError` for what has no place."""
+    """Returns the official config.json; raises `UserError` for what has no place in it."""
     values = {
         "model_type": "t2v" if config.image_dim is None else "i2v",
         "patch_size": list(config.patch_size),
