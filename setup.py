@@ -40,6 +40,7 @@ setup(
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "transformers>=5,<6",
         "ml-collections>=1.1",
+        "imageio>=2.35",
         "av>=14",
         "pillow>=10",
         "safetensors>=0.5",

@@ -1,7 +1,7 @@
 """Makes films from sentences, with the flag names of the official repository.
 
-Each film is an .mp4 with a .json beside it, from which --from makes the same film again. What is not
-given takes the model's own defaults. Nothing is written before all of the request has been checked.
+Each film is an .mp4 with a .json beside it, from which --from makes the same film again. What is
+not given is the model's own default. The whole request is checked before anything is loaded.
 
 examples:
   skyreels-jax generate --prompt "A large red circle moves left over a meadow." --seed 3
@@ -68,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     where.add_argument("--outdir", type=pathlib.Path, default="out", help="default: %(default)s")
     where.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="default: mp4")
-    where.add_argument(
-        "--sheet", action="store_true", help="write a contact sheet of the films too"
-    )
+    where.add_argument("--sheet", action="store_true", help="write a contact sheet as well")
     where.add_argument("--overwrite", action="store_true", help="replace films of the same name")
 
 
@@ -89,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{str(path)!r} exists; give --overwrite, another --outdir or --seed")
     film.film_writer(paths[0])
     files.check_writable(args.outdir)
-    if fingerprint not in (None, source.fingerprint):
-        print(f"note: {model_id} is not as it was when that film was made", file=sys.stderr)
 
     model = source.load(dtype=request.dtype)
+    if fingerprint not in (None, source.fingerprint):
+        print(f"note: {model_id} is not as it was when that film was made", file=sys.stderr)
     frames = []
     with progress_bar(total=model.steps(request)) as bar:
         for path, made in zip(paths, model.films(request, progress=bar.update), strict=True):
@@ -132,4 +130,10 @@ def progress_bar(*, total: int):
 
 def write_sheet(path: pathlib.Path, films: list, captions: list[str]) -> None:
     """Writes a contact sheet: a film a row, its prompt under it."""
-    raise NotImplementedError
+    import imageio.v3 as iio
+
+    from skyreels_jax.evals.sheet import contact_sheet
+    from skyreels_jax.pipelines.files import replacing
+
+    with replacing(path) as temporary:
+        iio.imwrite(temporary, contact_sheet(films, captions), extension=".png")

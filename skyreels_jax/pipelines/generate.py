@@ -39,7 +39,7 @@ class Method:
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Latents:
-    """Returns unit Gaussian noise [B, *shape], float32; each sample depends on its own seed only."""
+    """Returns unit Gaussian noise [B, *shape], float32; each sample depends on its seed only."""
     return jnp.stack([jax.random.normal(stream(s, "noise"), shape, jnp.float32) for s in seeds])
 
 

@@ -64,10 +64,10 @@ class VideoModel:
         latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> Film | list[Film]:
-        """Returns a film, or a list of films for a list of prompts; None means the model's default.
+        """Returns a film, or a list of films for a list of prompts; None: the model's default.
 
-        seed: one for all films, or one each. A film depends on its own prompt and seed only: made in
-        a batch or alone it is the same (to rounding).
+        seed: one for all films, or one each. A film depends on its own prompt and seed only: it is
+        the same (to rounding) in a batch and alone.
         dtype: "float32" or "bfloat16".  batch_size: films denoised side by side.
         latents: the initial noise instead of a seed's, float32 [B, T, H, W, C].
         progress: called with 1 after each of `steps(request)` denoising steps.
@@ -129,7 +129,7 @@ class VideoModel:
                 yield Film(frames=frames, fps=request.fps, meta=meta)
 
     def _params_in(self, dtype: str) -> Params:
-        """Returns the parameters in `dtype`; those of another type than the model's are not kept."""
+        """Returns the parameters in `dtype`; a cast for one request is not kept."""
         if dtype == self.dtype:
             return self._params
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self._params)
@@ -167,7 +167,7 @@ class VideoModel:
 
 
 def _batches(count: int, size: int) -> list[list[int]]:
-    """Returns the sample numbers of equal batches of at most `size`; the last ones repeat the end."""
+    """Returns sample numbers in equal batches of at most `size`; the last may repeat the end."""
     number = math.ceil(count / size)
     size = math.ceil(count / number)
     rows = [min(i, count - 1) for i in range(number * size)]

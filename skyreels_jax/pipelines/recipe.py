@@ -12,8 +12,8 @@ from skyreels_jax.core.errors import UserError
 class Recipe:
     """How one film was made.
 
-    `fingerprint` names the weights, `latents` is the sha256 of the initial noise if it was given by
-    hand (then the seed alone does not make the film again). The last three fields say where it was made.
+    fingerprint: names the weights.  latents: sha256 of the initial noise if it was given by hand,
+    for then the seed does not make the film again.  The last three fields say where it was made.
     """
 
     model_id: str
@@ -36,7 +36,7 @@ class Recipe:
 
 
 def read_recipe(path: pathlib.Path) -> Recipe:
-    """Returns the recipe in a film's json; raises `UserError` if it is none, or cannot be repeated."""
+    """Returns the recipe in a film's json; `UserError` if it is none, or cannot be repeated."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -46,7 +46,7 @@ def read_recipe(path: pathlib.Path) -> Recipe:
             f"{str(path)!r} is not json; give the file that lies beside a film"
         ) from None
     if not isinstance(values, dict):
-        raise UserError(f"{str(path)!r} is not a recipe; give the file that lies beside a film")
+        raise UserError(f"{str(path)!r} is not a recipe; give the file beside a film")
     recipe = from_dict(Recipe, values)
     if recipe.latents is not None:
         raise UserError(

@@ -1,0 +1,176 @@
+"""A model before its weights: configurations, tokenizer, defaults, and the checks they allow."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import nnx
+
+from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.models import layout
+from skyreels_jax.models.text_to_video import TextToVideo
+from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.pipelines import validate
+from skyreels_jax.pipelines.cache import enable_compilation_cache
+from skyreels_jax.pipelines.generate import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from skyreels_jax.pipelines.model import VideoModel
+
+SETTINGS = "skyreels_jax.json"  # beside model_index.json: the model's own `Defaults`
+SAMPLE_BYTES = 1 << 16
+Modules = dict[str, nnx.Module]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ModelSource:
+    """Where a model is, and what it can make.
+
+    configs: of "vae", "transformer" and "text_encoder".
+    read: dtype -> the three modules with their weights; transformer and text encoder in `dtype`.
+    state: what, beside the configurations, tells these weights from others.
+    """
+
+    model_id: str
+    configs: dict[str, Any]
+    defaults: validate.Defaults
+    load_tokenizer: Callable[[], Any]
+    read: Callable[[str], Modules]
+    state: Callable[[], bytes]
+
+    def __post_init__(self):
+        vae, transformer, text = (self.configs[k] for k in ("vae", "transformer", "text_encoder"))
+        if transformer.image_dim is not None or transformer.in_channels != vae.z_dim:
+            raise UserError(
+                f"{self.model_id} is an image-to-video model ({transformer.in_channels} channels "
+                f"in, {vae.z_dim} in its VAE); only text-to-video models make films yet"
+            )
+        if transformer.text_dim != text.d_model:
+            raise UserError(
+                f"{self.model_id}: the transformer reads text of width {transformer.text_dim}, "
+                f"its text encoder writes {text.d_model}"
+            )
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return self.load_tokenizer()
+
+    @property
+    def geometry(self) -> validate.Geometry:
+        """How pixels become tokens."""
+        vae, transformer = self.configs["vae"], self.configs["transformer"]
+        return validate.Geometry(
+            latent_channels=vae.z_dim,
+            temporal=vae.temporal_factor,
+            spatial=vae.spatial_factor,
+            patch=transformer.patch_size,
+            max_positions=transformer.rope_max_seq_len,
+        )
+
+    @property
+    def tells_fps(self) -> bool:
+        """Whether the transformer is told the frame rate."""
+        return self.configs["transformer"].inject_sample_info
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names these weights: configurations, and sizes and ends of the files, hashed."""
+        digest = hashlib.sha256(json.dumps(to_dict(self.configs), sort_keys=True).encode())
+        digest.update(self.state())
+        return digest.hexdigest()[:16]
+
+    def request(self, *, dtype: str | None = None, **options: Any) -> validate.Request:
+        """Returns the checked request; see `VideoModel.generate` for the options.
+
+        Raises `UserError` for anything that cannot be made; no weights are read for it.
+        """
+        request = validate.make_request(
+            self.defaults, self.geometry, dtype=dtype or default_dtype(), **options
+        )
+        texts = (*request.prompts, request.negative_prompt)
+        counts = [len(self.tokenizer(clean_prompt(t), verbose=False)["input_ids"]) for t in texts]
+        validate.check_token_counts(texts, counts, max_length=MAX_TOKENS)
+        return request
+
+    def load(self, *, dtype: str | None = None) -> "VideoModel":
+        """Returns the model with its weights; the VAE is float32, the rest `dtype`."""
+        from skyreels_jax.pipelines.model import VideoModel
+
+        dtype = validate.check_dtype(dtype or default_dtype())
+        enable_compilation_cache()
+        modules = self.read(dtype)
+        model = TextToVideo(modules["transformer"], modules["text_encoder"], max_length=MAX_TOKENS)
+        return VideoModel(self, dtype=dtype, model=_split(model), vae=_split(modules["vae"]))
+
+
+def open_folder(
+    model_id: str, path: pathlib.Path, *, fetch: Callable[[], Any] | None = None
+) -> ModelSource:
+    """Returns what a diffusers or official folder holds; `fetch` completes it before weights."""
+    folder = layout.read_folder(path)
+    components = folder.components
+
+    def read(dtype: str) -> Modules:
+        if fetch is not None:
+            fetch()
+        return {
+            name: layout.load_component(part, dtype="float32" if name == "vae" else dtype)
+            for name, part in components.items()
+        }
+
+    return ModelSource(
+        model_id=model_id,
+        configs={name: part.config for name, part in components.items()},
+        defaults=_defaults(path, folder.scheduler),
+        load_tokenizer=lambda: load_tokenizer(folder.tokenizer),
+        read=read,
+        state=lambda: weights_state(part.weights for part in components.values()),
+    )
+
+
+def _defaults(path: pathlib.Path, scheduler: dict[str, Any]) -> validate.Defaults:
+    if (path / SETTINGS).exists():
+        return from_dict(validate.Defaults, layout.read_json(path / SETTINGS))
+    shift = scheduler.get("flow_shift", validate.Defaults.shift)
+    return from_dict(validate.Defaults, {"shift": shift})
+
+
+def load_tokenizer(path: pathlib.Path) -> Any:
+    """Returns the tokenizer in folder `path`; raises `UserError` if it is damaged."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a tokenizer that transformers reads ({reason})") from None
+
+
+def default_dtype() -> str:
+    """Returns the type that this machine computes fastest in."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def weights_state(weights: Iterable[pathlib.Path]) -> bytes:
+    """Returns a hash over name, size and both ends of every weight file."""
+    digest = hashlib.sha256()
+    for place in weights:
+        for file in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(SAMPLE_BYTES))
+                stream.seek(max(0, file.stat().st_size - SAMPLE_BYTES))
+                digest.update(stream.read())
+    return digest.digest()
+
+
+def _split(model: nnx.Module) -> tuple[Any, Any]:
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)

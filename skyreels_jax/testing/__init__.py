@@ -1,0 +1,1 @@
+"""What tests need and users may: model folders small enough to make on the spot."""

@@ -1,0 +1,85 @@
+"""A whole model folder with few, random weights that every loader takes for a real one."""
+
+import math
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from skyreels_jax.core.tree import path_name
+from skyreels_jax.core.types import Params
+from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.models import layout
+from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.models.umt5.config import UMT5Config
+from skyreels_jax.models.vae.config import VAEConfig
+
+TEXT_WIDTH, LATENT_CHANNELS = 32, 4
+
+
+def micro_configs() -> dict[str, Any]:
+    """Returns the configurations of the three components."""
+    return {
+        "vae": VAEConfig(
+            base_dim=8,
+            z_dim=LATENT_CHANNELS,
+            dim_mult=(1, 1, 1, 1),
+            num_res_blocks=1,
+            latents_mean=(0.3, -0.2, 0.1, 0.0),
+            latents_std=(1.5, 0.8, 1.0, 1.2),
+        ),
+        "text_encoder": UMT5Config(
+            vocab_size=len(build_tokenizer()),
+            d_model=TEXT_WIDTH,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+        ),
+        "transformer": DiTConfig(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            text_dim=TEXT_WIDTH,
+            freq_dim=32,
+            ffn_dim=48,
+            num_layers=2,
+        ),
+    }
+
+
+def write_micro_model(folder: pathlib.Path, **replaced: Any) -> pathlib.Path:
+    """Writes a diffusers folder that makes noisy films of 9 frames in 2 steps; returns it.
+
+    `replaced` are configurations of components instead of those of `micro_configs`.
+    """
+    for name, config in (micro_configs() | replaced).items():
+        layout.save_component(folder / name, name, config, random_params(name, config))
+    build_tokenizer().save_pretrained(folder / layout.TOKENIZER["diffusers"])
+    layout.write_index(folder, scheduler={**layout.SCHEDULER, "flow_shift": 3.0})
+    defaults = {"num_frames": 9, "height": 32, "width": 48, "fps": 12, "inference_steps": 2}
+    defaults |= {"guidance_scale": 3.0, "shift": 3.0, "negative_prompt": "", "batch_size": 2}
+    layout.write_json(folder / "skyreels_jax.json", defaults)
+    return folder
+
+
+def random_params(name: str, config: Any) -> Params:
+    """Returns float32 weights under which signals keep their size; each hangs on its path."""
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        text = path_name(path)
+        values = np.random.default_rng(zlib.crc32(text.encode())).normal(size=leaf.shape)
+        kind = text.rpartition("/")[2]
+        if kind == "kernel":
+            fan_in = leaf.shape[:-1] if leaf.ndim > 3 else leaf.shape[-2:-1]  # 3 axes: stacked
+            values /= math.sqrt(math.prod(fan_in))
+        elif kind == "scale":
+            values = 1 + 0.1 * values
+        elif kind != "embedding":
+            values *= 0.1
+        return values.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, layout.abstract_model(name, config)[1])

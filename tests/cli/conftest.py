@@ -1,0 +1,10 @@
+"""A micro model on disk for the commands."""
+
+import pytest
+
+from skyreels_jax.testing.micro import write_micro_model
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory):
+    return write_micro_model(tmp_path_factory.mktemp("micro"))

@@ -1,0 +1,16 @@
+"""One micro model on disk and in memory for all tests of this room."""
+
+import pytest
+
+from skyreels_jax.pipelines.load import load
+from skyreels_jax.testing.micro import write_micro_model
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory):
+    return write_micro_model(tmp_path_factory.mktemp("micro"))
+
+
+@pytest.fixture(scope="session")
+def micro(micro_folder):
+    return load(str(micro_folder))

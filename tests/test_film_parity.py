@@ -1,0 +1,95 @@
+"""The same folder and the same noise give the same film here and in PyTorch diffusers."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import skyreels_jax
+from skyreels_jax.pipelines.generate import initial_noise
+from skyreels_jax.testing.micro import write_micro_model
+
+TINY = pathlib.Path(skyreels_jax.__file__).parent / "assets" / "tiny"
+PROMPTS = [
+    "A large red circle moves left over a green meadow at noon.",
+    "A small blue square patrols slowly in a desert at dusk while the camera pans right.",
+    "A medium yellow triangle jumps fast on the beach at night. The camera zooms in.",
+]
+
+
+def torch_film(folder, prompt, noise, *, steps, guidance_scale, negative_prompt) -> np.ndarray:
+    """Returns diffusers' film, uint8 [T, H, W, 3], from noise [1, T, H, W, C]."""
+    import torch
+    from diffusers import SkyReelsV2Pipeline
+
+    pipe = SkyReelsV2Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(
+        prompt,
+        negative_prompt=negative_prompt,
+        latents=torch.from_numpy(np.moveaxis(noise, -1, 1).copy()),
+        height=noise.shape[2] * 8,
+        width=noise.shape[3] * 8,
+        num_frames=4 * noise.shape[1] - 3,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        output_type="np",
+    ).frames[0]
+    return np.round(frames * 255).astype(np.uint8)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean(np.square(a.astype(float) - b))
+    return 10 * np.log10(255**2 / max(error, 1e-9))
+
+
+def compare(
+    folder, prompt, *, latents_shape, steps, guidance_scale=4.0, negative_prompt=""
+) -> float:
+    """Returns the PSNR in dB between our film and diffusers' from the same noise."""
+    model = skyreels_jax.load(str(folder), dtype="float32")
+    noise = np.asarray(initial_noise([11], latents_shape))
+    options = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
+    ours = model.generate(
+        prompt,
+        latents=noise,
+        num_frames=4 * latents_shape[0] - 3,
+        height=latents_shape[1] * 8,
+        width=latents_shape[2] * 8,
+        inference_steps=steps,
+        **options,
+    ).frames
+    theirs = torch_film(folder, prompt, noise, steps=steps, **options)
+    assert ours.shape == theirs.shape
+    assert ours.std() > 5  # two empty films would agree too
+    return psnr(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def micro_folder(tmp_path_factory):
+    return write_micro_model(tmp_path_factory.mktemp("micro"))
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({}, (3, 4, 6, 4)),
+        ({"negative_prompt": "a dark  night &amp; rain", "guidance_scale": 7.0}, (2, 4, 4, 4)),
+        ({"guidance_scale": 1.0}, (1, 4, 4, 4)),
+    ],
+    ids=["guided", "negative", "unguided"],
+)
+def test_random_weights(micro_folder, options, shape):
+    assert compare(micro_folder, PROMPTS[0], latents_shape=shape, steps=4, **options) > 40
+
+
+@pytest.mark.skipif(not TINY.is_dir(), reason="assets/tiny is not there yet")
+def test_the_miniature():
+    assert compare(TINY, PROMPTS[0], latents_shape=(3, 8, 8, 16), steps=6) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TINY.is_dir(), reason="assets/tiny is not there yet")
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_whole_films_of_the_miniature(prompt):
+    assert compare(TINY, prompt, latents_shape=(9, 8, 8, 16), steps=25) > 40
