@@ -1,10 +1,7 @@
 """Configuration of the video VAE: fields and defaults of diffusers' `AutoencoderKLWan`."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 
 # Fields that occur in published config.json files and are not read, with the reason.
@@ -57,6 +54,9 @@ class VAEConfig:
     scale_factor_spatial: int | None = 8
 
     def __post_init__(self):
+        sizes = (self.base_dim, self.decoder_dim, self.z_dim, self.num_res_blocks, self.patch)
+        if min(*sizes, *self.dim_mult, self.in_channels, self.out_channels) < 1:
+            raise UserError("widths, multipliers, channels, blocks and patch_size must be positive")
         transitions = len(self.dim_mult) - 1
         if transitions < 0 or len(self.temperal_downsample) != transitions:
             raise UserError(
@@ -114,8 +114,3 @@ class VAEConfig:
     def widths(self, base: int) -> tuple[int, ...]:
         """Channels entering stage 0, then leaving every stage, for base width `base`."""
         return tuple(base * m for m in (1, *self.dim_mult))
-
-
-def config_from_json(values: Mapping[str, Any]) -> VAEConfig:
-    """Returns the config of a diffusers `vae/config.json`, without `IGNORED_FIELDS`."""
-    return from_dict(VAEConfig, values, ignore=IGNORED_FIELDS)

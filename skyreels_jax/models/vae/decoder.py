@@ -5,7 +5,7 @@ from flax import nnx
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.encoder import MidBlock
 from skyreels_jax.models.vae.fold import check_spread, spread
-from skyreels_jax.models.vae.layers import ChannelNorm, Frames, ResidualBlock, Upsample
+from skyreels_jax.models.vae.layers import ChannelNorm, Frames, ResidualBlock, Resized, Upsample
 from skyreels_jax.models.vae.stream import Stream
 from skyreels_jax.nn.conv import CausalConv3D
 
@@ -31,7 +31,7 @@ class UpBlock(nnx.Module):
         if time is not None:
             self.upsamplers.append(Upsample(out_width, out_width // 2, time=time, rngs=rngs))
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         for block in (*self.resnets, *self.upsamplers):
             x = block(x, stream)
         return x
@@ -62,7 +62,7 @@ class ResidualUpBlock(nnx.Module):
         if time is not None:
             check_spread(width, out_width, time=self.time, space=2)
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         source = x
         for block in self.resnets:
             x = block(x, stream)
@@ -99,7 +99,7 @@ class Decoder(nnx.Module):
             widths[-1], config.out_channels, kernel_size=(3, 3, 3), rngs=rngs
         )
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         x = stream.conv(self.conv_in, x)
         x = self.mid_block(x, stream)
         for block in self.up_blocks:

@@ -10,6 +10,7 @@ from skyreels_jax.models.vae.layers import (
     Downsample,
     Frames,
     ResidualBlock,
+    Resized,
 )
 from skyreels_jax.models.vae.stream import Stream
 from skyreels_jax.nn.conv import CausalConv3D
@@ -56,7 +57,7 @@ class ResidualDownBlock(nnx.Module):
             )
         self.downsampler = None if time is None else Downsample(out_width, time=time, rngs=rngs)
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         shortcut = pool(x, self.out_width, time=self.time, space=self.space, first=stream.first)
         for block in self.resnets:
             x = block(x, stream)
@@ -76,7 +77,7 @@ class Encoder(nnx.Module):
         self.norm_out = ChannelNorm(widths[-1])
         self.conv_out = CausalConv3D(widths[-1], 2 * config.z_dim, kernel_size=(3, 3, 3), rngs=rngs)
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         x = stream.conv(self.conv_in, x)
         for block in self.down_blocks:
             x = block(x, stream)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from skyreels_jax.kernels.attention.api import attention
 from skyreels_jax.models.vae.stream import Stream, pointwise
 from skyreels_jax.nn.conv import CausalConv3D, Conv2D
 
 Frames = Float[Array, "B T H W C"]
+Resized = Float[Array, "B t h w c"]
 
 
 class ChannelNorm(nnx.Module):
@@ -40,7 +42,7 @@ class ResidualBlock(nnx.Module):
         )
         self.dropout = dropout
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         shortcut = x if self.conv_shortcut is None else pointwise(self.conv_shortcut, x)
         x = stream.conv(self.conv1, nnx.silu(self.norm1(x)))
         x = stream.dropout(nnx.silu(self.norm2(x)), self.dropout)
@@ -61,7 +63,7 @@ class AttentionBlock(nnx.Module):
         batch, frames, height, width, channels = x.shape
         qkv = self.to_qkv(self.norm(x)).reshape(batch * frames, height * width, 1, 3 * channels)
         query, key, value = jnp.split(qkv, 3, axis=-1)
-        y = jax.nn.dot_product_attention(query, key, value, scale=channels**-0.5)
+        y = attention(query, key, value)
         return x + self.proj(y.reshape(x.shape))
 
 
@@ -82,7 +84,7 @@ class Downsample(nnx.Module):
             else None
         )
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         x = self.resample(x)
         if self.time_conv is None:
             return x
@@ -104,7 +106,7 @@ class Upsample(nnx.Module):
             CausalConv3D(width, 2 * width, kernel_size=(3, 1, 1), rngs=rngs) if time else None
         )
 
-    def __call__(self, x: Frames, stream: Stream) -> Frames:
+    def __call__(self, x: Frames, stream: Stream) -> Resized:
         if self.time_conv is not None:
             head, tail = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
             x = jnp.concatenate([head, _unfold_time(stream.conv(self.time_conv, tail))], axis=1)

@@ -13,8 +13,8 @@ from skyreels_jax.models.vae.fold import patchify, unpatchify
 from skyreels_jax.models.vae.stream import Cache, Stream, pointwise
 from skyreels_jax.nn.conv import CausalConv3D
 
-Pixels = Float[Array, "B T H W C"]  # in [-1, 1]; the first frame has a latent frame of its own
-Moments = tuple[Float[Array, "B t h w z"], Float[Array, "B t h w z"]]  # mean, log variance
+Pixels = Float[Array, "B frames height width channels"]  # in [-1, 1]
+Moments = tuple[Latents, Latents]  # mean, log variance
 
 
 class AutoencoderKLWan(nnx.Module):
@@ -40,9 +40,7 @@ class AutoencoderKLWan(nnx.Module):
         """
         return self._encode(video, Stream(key=key))
 
-    def decode(
-        self, latents: Latents, *, clip: bool = True, key: PRNGKey | None = None
-    ) -> Pixels:
+    def decode(self, latents: Latents, *, clip: bool = True, key: PRNGKey | None = None) -> Pixels:
         """Returns the video of a whole clip of (denormalised) latents, clipped to [-1, 1].
 
         `clip=False` leaves it as it is, so that pixels out of range have a gradient in training.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import PRNGKey
 from skyreels_jax.nn.conv import CausalConv3D
 
@@ -20,7 +21,7 @@ class Stream:
 
     def __init__(self, cache: Cache | None = None, *, key: PRNGKey | None = None):
         self.first = cache is None
-        self._past = iter(cache or ())
+        self._past = list(cache or ())
         self._kept = []
         self._key = key
         self._draws = 0
@@ -34,9 +35,20 @@ class Stream:
         self, layer: CausalConv3D, x: Float[Array, "B T H W I"], *, start: Array | None = None
     ) -> Float[Array, "B To H W O"]:
         """Returns `layer(x)` after the carried past; on the first chunk the past is `start`."""
-        y, past = layer(x, start if self.first else next(self._past))
+        y, past = layer(x, start if self.first else self._next(x))
         self._kept.append(past)
         return y
+
+    def _next(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B P H W I"]:
+        # The n-th causal layer of this pass takes the n-th past.
+        position = len(self._kept)
+        past = self._past[position] if position < len(self._past) else None
+        if past is None or (past.shape[0], *past.shape[2:]) != (x.shape[0], *x.shape[2:]):
+            raise UserError(
+                "the cache does not fit this chunk: batch and size must stay those of the first"
+                " chunk, and encoder and decoder have a cache each"
+            )
+        return past
 
     def dropout(self, x: Float[Array, "B T H W C"], rate: float) -> Float[Array, "B T H W C"]:
         """Returns `x`, with a key with a share `rate` of its values 0 and the rest scaled up."""
