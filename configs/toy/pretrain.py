@@ -40,10 +40,10 @@ def get_config() -> ml_collections.ConfigDict:
             "data": {
                 "folder": "runs/data",
                 "split": "train",
-                "clips": 8000,
+                "clips": 8192,
                 "latents": "runs/toy/latents",
                 "vae": "runs/toy/vae/export/vae",
-                "captions": 4,
+                "captions": 8,
             },
             "stages": ({"steps": 6000, "batch": 16},),
             "optimizer": {

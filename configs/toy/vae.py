@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "latents_std": (1.0,) * 16,
             },
             "objective": {"gradient_weight": 0.5, "kl_weight": 1e-6},
-            "data": {"folder": "runs/data", "split": "train", "clips": 4000},
+            "data": {"folder": "runs/data", "split": "train", "clips": 8192, "captions": 8},
             # Small crops first: most of what a VAE has to learn is local, and a step costs a fifth.
             "stages": (
                 {"steps": 3600, "batch": 8, "frames": 9, "size": 32},

@@ -72,22 +72,18 @@ class OptimizerConfig:
 class DataConfig:
     """Which ToyFilm clips, and where what is derived from them lies.
 
-    num_frames, size: of the whole clips, which the stages cut smaller.
-    latents: folder of the latents store, made by the first run that needs it (unused when training a VAE).
-    vae: folder of the VAE that encodes, a diffusers component.
-    clips: how many of the split's clips are used (0: all).
-    captions: paraphrases kept per clip in the latents store.
-    encode_batch: clips encoded at once.
+    folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions: paraphrases a clip).
+    vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents store, which the first
+    run that needs it makes; encode_batch: clips encoded at once. Training a VAE uses none of the three.
     """
 
     folder: str = "runs/data"
     split: str = "train"
-    clips: int = 0
+    clips: int = 4096
     num_frames: int = 33
-    size: int = 64
-    latents: str = ""
-    vae: str = ""
     captions: int = 4
+    vae: str = ""
+    latents: str = ""
     encode_batch: int = 8
 
 
@@ -118,6 +114,17 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 2
     flow_shift: float = 1.0
+
+    def __post_init__(self):
+        for stage in self.stages:
+            if self.accumulate < 1 or stage.batch % self.accumulate:
+                raise UserError(
+                    f"accumulate = {self.accumulate} must divide every stage's batch, such as {stage.batch}"
+                )
+        if min(self.log_every, self.save_every, self.keep) < 1:
+            raise UserError("log_every, save_every and keep must be at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 
     @property
     def total_steps(self) -> int:

@@ -62,7 +62,7 @@ def make_train_step(
             grads, out = _accumulated(gradient, state.params, batch, key, frozen, accumulate)
         weight = jnp.maximum(out.weight, jnp.finfo(jnp.float32).tiny)
         grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm)
         state = _apply(state, grads, finite, tx, ema_decay)
         metrics = {name: value / weight for name, value in out.metrics.items()}

@@ -1,45 +1,31 @@
 """ToyFilm's clips as the recipes read them."""
 
-import pathlib
-
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, UInt8
-from tqdm import tqdm
 
 from skyreels_jax.data.loader import Source
-from skyreels_jax.data.toy_film.render import render
-from skyreels_jax.data.toy_film.world import sample_scene
 from skyreels_jax.training.config import DataConfig
 
 
-class Rendered:
-    def __init__(self, config: DataConfig):
-        path = (
-            pathlib.Path(config.folder) / f"{config.split}-{config.clips}-{config.num_frames}.npy"
-        )
-        self.split = config.split
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".partial")
-            array = np.lib.format.open_memmap(
-                part, "w+", np.uint8, (config.clips, config.num_frames, 64, 64, 3)
-            )
-            for i in tqdm(range(config.clips), desc="render"):
-                array[i] = render(sample_scene(i, config.split), config.num_frames)
-            array.flush()
-            part.rename(path)
-        self.array = np.load(path, mmap_mode="r")
+def source(config: DataConfig, *, split: str = "", pixels: bool = True) -> Source:
+    """Returns random access to the clips of a split (default: `config.split`), as the TFDS builder describes them.
 
-    def __len__(self):
-        return len(self.array)
+    `pixels=False` leaves "video" as the bytes on disk, for whoever reads captions only.
+    What is missing on disk is rendered first, with TFDS's progress bars.
+    """
+    import tensorflow_datasets as tfds
 
-    def __getitem__(self, index):
-        return {"video": self.array[index]}
+    from skyreels_jax.data.toy_film.toy_film_dataset_builder import toy_film
 
-
-def source(config: DataConfig) -> Source:
-    return Rendered(config)
+    builder = toy_film(
+        config.folder,
+        num_clips=config.clips,
+        num_frames=config.num_frames,
+        num_sentences=config.captions,
+    )
+    builder.download_and_prepare()
+    decoders = None if pixels else {"video": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split=split or config.split, decoders=decoders)
 
 
 def to_float(video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:

@@ -12,6 +12,7 @@ from skyreels_jax.cli.recipes import clips
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import RandomCrop, pipeline
+from skyreels_jax.models.layout import save_component
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.objectives.vae import VAEObjective
@@ -50,15 +51,13 @@ class VAERecipe:
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
         """Writes `folder`/vae with the latents' statistics in its config, and prints the PSNR on held-out clips."""
-        from skyreels_jax.models.layout import save_component
-
         model = self.make(config, nnx.Rngs(0))
         nnx.update(model, params)
         mean, std = latent_statistics(model, clips.source(config.data))
         trained = dataclasses.replace(config.model, latents_mean=mean, latents_std=std)
-        save_component(folder / "vae", "vae", trained, params, dtype=dtype)
-        held_out = dataclasses.replace(config.data, split="held_out", clips=64)
-        print(f"PSNR on held-out clips: {held_out_psnr(model, clips.source(held_out)):.2f} dB")
+        save_component(folder / "vae", "vae", trained, params, dtype=jnp.dtype(dtype))
+        held_out = clips.source(config.data, split="held_out")
+        print(f"PSNR on {len(held_out)} held-out clips: {held_out_psnr(model, held_out):.2f} dB")
 
 
 def latent_statistics(

@@ -1,0 +1,171 @@
+"""Training transformer and text encoder together on ToyFilm's latents."""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from skyreels_jax.cli.recipes import clips
+from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import Params
+from skyreels_jax.data import latents
+from skyreels_jax.data.loader import PickCaption, pipeline
+from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.models import layout
+from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.models.text_to_video import TextToVideo
+from skyreels_jax.models.umt5.config import UMT5Config
+from skyreels_jax.models.umt5.modeling import UMT5Encoder
+from skyreels_jax.models.umt5.text import tokenize
+from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.training.config import DataConfig, TrainConfig
+from skyreels_jax.training.loop import Loader
+
+VAE_FRAMES = 4  # frames a latent, after the first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToVideoConfig:
+    """The two trained parts; the VAE is read from `data.vae`."""
+
+    transformer: DiTConfig
+    text_encoder: UMT5Config
+
+
+class TextToVideoRecipe:
+    """Kind "text_to_video": `model` is a `TextToVideoConfig`, `objective` a `FlowMatching`, data the latents store."""
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        model = from_dict(TextToVideoConfig, config.model)
+        vocabulary = len(build_tokenizer())
+        stated = dict(config.model["text_encoder"]).get("vocab_size", vocabulary)
+        if stated != vocabulary:
+            raise UserError(
+                f"text_encoder.vocab_size is {stated}; the tokenizer has {vocabulary} words"
+            )
+        text_encoder = dataclasses.replace(model.text_encoder, vocab_size=vocabulary)
+        return dataclasses.replace(
+            config,
+            model=dataclasses.replace(model, text_encoder=text_encoder),
+            objective=from_dict(FlowMatching, config.objective),
+        )
+
+    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> TextToVideo:
+        return TextToVideo(
+            SkyReelsV2Transformer3D(config.model.transformer, rngs=rngs),
+            UMT5Encoder(config.model.text_encoder, rngs=rngs),
+        )
+
+    def loader(self, config: TrainConfig) -> Loader:
+        store = prepare_latents(config.data)
+        shape = store[0]["latents"].shape
+        if shape[-1] != config.model.transformer.in_channels:
+            raise UserError(
+                f"the VAE's latents have {shape[-1]} channels, "
+                f"transformer.in_channels is {config.model.transformer.in_channels}"
+            )
+
+        def open_stage(stage, index):
+            length = stage.frames and 1 + (stage.frames - 1) // VAE_FRAMES
+            if stage.size or length > shape[0]:
+                raise UserError(
+                    f"stages of text_to_video take whole frames, at most {config.data.num_frames}: "
+                    f"got size {stage.size}, frames {stage.frames}"
+                )
+            pick = PickCaption(store.null_cond, length)
+            return pipeline(store, pick, batch=stage.batch, seed=config.seed + index)
+
+        return open_stage
+
+    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+        """Writes a whole pipeline into `folder`: the trained parts, tokenizer, scheduler, and the VAE of `data.vae`."""
+        vae = pathlib.Path(config.data.vae)
+        if not (vae / "config.json").is_file():
+            raise UserError(
+                f"data.vae: {vae} is no diffusers VAE folder; train configs/toy/vae.py first"
+            )
+        shutil.copytree(vae, folder / "vae")
+        for name in ("transformer", "text_encoder"):
+            part = getattr(config.model, name)
+            layout.save_component(folder / name, name, part, params[name], dtype=jnp.dtype(dtype))
+        build_tokenizer().save_pretrained(folder / "tokenizer")
+        scheduler = {**layout.SCHEDULER, "flow_shift": config.flow_shift}
+        layout.write_index(folder, scheduler=scheduler)
+
+
+def prepare_latents(data: DataConfig) -> latents.LatentStore:
+    """Returns the latents store of `data`, after encoding what it lacks.
+
+    Raises `UserError` for a store made with another VAE, data set or tokenizer, or when there is no VAE yet.
+    """
+    model = load_vae(pathlib.Path(data.vae))
+    tokenizer = build_tokenizer()
+    settings = {
+        "data": {name: value for name, value in to_dict(data).items() if name in _CONTENTS},
+        "vae": to_dict(model.config),
+        "vocabulary": sorted(tokenizer.get_vocab()),
+    }
+    weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    expected = latents.fingerprint(weights, settings)
+    folder = pathlib.Path(data.latents)
+    manifest = latents.read_manifest(folder)
+    if manifest is None or manifest["done"] != manifest["clips"]:
+        texts = clips.source(data, pixels=False)
+        captions = encode_captions(tokenizer, [texts[i]["sentences"] for i in range(len(texts))])
+        latents.build(
+            folder,
+            clips.source(data),
+            functools.partial(_encode, nnx.jit(_normalised), model),
+            captions,
+            encode_null(tokenizer, captions["input_ids"].shape[-1]),
+            expected=expected,
+            batch=data.encode_batch,
+        )
+    return latents.LatentStore(folder, expected=expected)
+
+
+_CONTENTS = (
+    "split",
+    "clips",
+    "num_frames",
+    "captions",
+)  # the fields that decide what a store holds
+
+
+def load_vae(folder: pathlib.Path) -> Any:
+    """Returns the VAE of a diffusers component folder, in float32."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"data.vae: {folder} is no diffusers VAE folder; train configs/toy/vae.py first"
+        )
+    component = layout.read_component(folder, "vae")
+    return layout.load_component(component, dtype=jnp.float32)
+
+
+def encode_captions(tokenizer: Any, sentences: list[list[bytes]]) -> dict[str, np.ndarray]:
+    """Returns {"input_ids" [N, P, S], "length" [N, P]} of P sentences for each of N clips."""
+    texts = [sentence.decode() for row in sentences for sentence in row]
+    tokens = tokenize(tokenizer, texts, multiple=8)
+    shape = (len(sentences), len(sentences[0]))
+    return {name: value.reshape(*shape, *value.shape[1:]) for name, value in tokens.items()}
+
+
+def encode_null(tokenizer: Any, size: int) -> dict[str, np.ndarray]:
+    """Returns the tokens of the empty caption, padded to `size`."""
+    null = tokenize(tokenizer, [""], multiple=size)
+    return {"input_ids": null["input_ids"][0], "length": null["length"][0]}
+
+
+def _normalised(model: Any, video: Any) -> Any:
+    return model.normalize(model.encode(clips.to_float(video))[0])
+
+
+def _encode(encode: Any, model: Any, video: np.ndarray) -> np.ndarray:
+    return np.asarray(encode(model, video))

@@ -1,0 +1,175 @@
+"""`skyreels-jax train`, end to end: a minuscule VAE, then a transformer on its latents, and bad input."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from skyreels_jax.cli.main import main
+
+VAE = """
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({
+        "kind": "vae",
+        "out": "%(root)s/vae",
+        "model": {
+            "base_dim": 4, "z_dim": 4, "dim_mult": (1, 1), "temperal_downsample": (True,),
+            "num_res_blocks": 1, "latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4,
+            "scale_factor_temporal": None, "scale_factor_spatial": None,
+        },
+        "objective": {"kl_weight": 1e-6},
+        "data": {"folder": "%(root)s/data", "clips": 16, "num_frames": 5, "captions": 2},
+        "stages": ({"steps": 3, "batch": 2, "frames": 5, "size": 16},),
+        "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup_steps": 1},
+        "log_every": 2,
+        "save_every": 2,
+    })
+"""
+VIDEO = """
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({
+        "kind": "text_to_video",
+        "out": "%(root)s/video",
+        "model": {
+            "transformer": {
+                "patch_size": (1, 8, 8), "num_attention_heads": 2, "attention_head_dim": 12,
+                "in_channels": 4, "out_channels": 4, "text_dim": 16, "freq_dim": 16,
+                "ffn_dim": 32, "num_layers": 2,
+            },
+            "text_encoder": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+        },
+        "objective": {"caption_dropout": 0.5},
+        "data": {
+            "folder": "%(root)s/data", "clips": 16, "num_frames": 5, "captions": 2,
+            "vae": "%(root)s/vae/export/vae", "latents": "%(root)s/latents",
+        },
+        "stages": ({"steps": 3, "batch": 4},),
+        "optimizer": {
+            "name": "adam", "adam_learning_rate": 1e-2, "warmup_steps": 1,
+            "frozen": ("text_encoder/embedding",),
+        },
+        "ema_decay": 0.9,
+        "accumulate": 2,
+        "flow_shift": 3.0,
+        "log_every": 1,
+        "save_every": 100,
+    })
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of the two configs, after both runs."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, text in (("vae", VAE), ("video", VIDEO)):
+        (root / f"{name}.py").write_text(text % {"root": root})
+    for name in ("vae", "video"):
+        assert main(["train", "--config", str(root / f"{name}.py")]) == 0
+    return root
+
+
+def rows(path: pathlib.Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_vae_is_trained_and_exported(runs):
+    logged = rows(runs / "vae" / "metrics.csv")
+    assert [row["step"] for row in logged] == ["2", "3"]
+    assert all(np.isfinite(float(row["loss"])) for row in logged)
+    folder = runs / "vae" / "export" / "vae"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["_class_name"] == "AutoencoderKLWan"
+    assert len(config["latents_std"]) == 4 and min(config["latents_std"]) > 0
+    assert config["latents_mean"] != [0.0] * 4
+    assert (folder / "diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_the_pipeline_is_exported_whole(runs):
+    from skyreels_jax.models.layout import load_component, read_folder
+
+    folder = read_folder(runs / "video" / "export")
+    assert folder.scheduler["flow_shift"] == 3.0
+    for component in folder.components.values():
+        load_component(component)
+    assert len(rows(runs / "video" / "metrics.csv")) == 3
+
+
+def test_latents_are_normalised(runs):
+    latents = np.load(runs / "latents" / "latents.npy")
+    assert latents.shape == (16, 3, 32, 32, 4) and latents.dtype == np.float16
+    flat = latents.astype(np.float32).reshape(-1, 4)
+    np.testing.assert_allclose(flat.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(flat.std(0), 1, atol=0.02)
+
+
+def test_a_finished_run_trains_no_further_and_exports_again(runs, capfd):
+    target = runs / "video" / "export"
+    shutil.rmtree(target)
+    assert main(["train", "--config", str(runs / "video.py")]) == 0
+    assert len(rows(runs / "video" / "metrics.csv")) == 3
+    assert capfd.readouterr().out.strip().splitlines()[-1] == str(target)
+    args = ["--export_only", "--export_dtype", "float32"]
+    assert main(["train", "--config", str(runs / "video.py"), *args]) == 0
+    assert (target / "model_index.json").is_file()
+
+
+def test_stale_latents_are_refused(runs, capfd):
+    args = ["train", "--config", str(runs / "video.py"), "--set", "data.num_frames=9"]
+    assert main([*args, "--set", f"out={runs}/other"]) == 2
+    assert "were made with another VAE" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config", "nowhere.py"], "no config file nowhere.py"),
+        (["--set", "optimizer.learning_rat=1"], "did you mean 'learning_rate'?"),
+        (["--set", "modl.z_dim=1"], "did you mean 'model'?"),
+        (["--set", "model.transformer.num_layer=1"], "did you mean 'num_layers'?"),
+        (["--set", "seed"], "PATH=VALUE"),
+        (["--set", "seed=x"], "expected int"),
+        (["--set", "data.vae=/nowhere"], "train configs/toy/vae.py first"),
+        (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
+        (["--set", "accumulate=3"], "accumulate"),
+        (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),
+        (["--confg", "x"], "did you mean '--config'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(runs, capfd, args, message):
+    config = [] if args[0].startswith("--conf") else ["--config", str(runs / "video.py")]
+    assert main(["train", *config, "--set", f"out={runs}/bad", *args]) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("skyreels-jax: ") and message in error
+    assert not (runs / "bad").exists()
+
+
+def test_unknown_keys_of_a_config_file_are_refused(runs, tmp_path, capfd):
+    for old, new, message in (
+        ('"kind"', '"knd"', "did you mean 'kind'?"),
+        ('"ffn_dim"', '"ffn_dims"', "did you mean 'ffn_dim'?"),
+        ('"caption_dropout"', '"caption_drop"', "did you mean 'caption_dropout'?"),
+        ("def get_config", "def config", "no get_config()"),
+    ):
+        path = tmp_path / "bad.py"
+        path.write_text((runs / "video.py").read_text().replace(old, new))
+        assert main(["train", "--config", str(path)]) == 2
+        assert message in capfd.readouterr().err
+
+
+def test_the_shipped_configs_resolve():
+    from skyreels_jax.cli.recipes.base import recipe_for
+    from skyreels_jax.cli.train import read_config
+    from skyreels_jax.core.config import from_dict
+    from skyreels_jax.training.config import TrainConfig
+
+    for path in sorted((pathlib.Path(__file__).parents[2] / "configs" / "toy").glob("*.py")):
+        config = from_dict(TrainConfig, read_config(str(path)))
+        assert recipe_for(config.kind).resolve(config).total_steps > 0
