@@ -1,8 +1,9 @@
-"""The miniature itself: diffusion transformer and text encoder, trained together on ToyFilm's latents.
+"""The miniature itself: diffusion transformer and text encoder, trained together on latents.
 
 Command:  skyreels-jax train --config configs/toy/pretrain.py     (after configs/toy/vae.py)
 Hardware: 2 CPU cores, float32.
-Result:   runs/toy/pretrain/export, a diffusers SkyReelsV2Pipeline folder. The first run encodes the clips.
+Result:   runs/toy/pretrain/export, a diffusers SkyReelsV2Pipeline folder.
+The first run encodes the clips.
 """
 
 import ml_collections

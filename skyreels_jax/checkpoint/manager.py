@@ -1,4 +1,4 @@
-"""One folder of checkpoints: each holds the train state, the position in the data and the resolved configuration."""
+"""A folder of checkpoints: train state, position in the data, resolved configuration."""
 
 import pathlib
 from typing import Any
@@ -18,7 +18,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
-        # Arrays on CPU are handed to a writer thread without a copy, and the next step overwrites a donated state.
+        # Arrays on CPU are handed to a writer thread without a copy, and the next step overwrites a
+        # donated state.
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=jax.default_backend() != "cpu"
         )
@@ -51,8 +52,9 @@ class Checkpoints:
         self._manager.save(step, args=items, force=True)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """Returns (state, data) of `step`; `like` gives the state's structure, shapes, dtypes and shardings.
+        """Returns (state, data) of `step`.
 
+        `like` gives the state's structure, shapes, dtypes and shardings.
         Raises `UserError` when the checkpoint holds a state of another structure.
         """
         items = ocp.args.Composite(
@@ -62,8 +64,8 @@ class Checkpoints:
             restored = self._manager.restore(step, args=items)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"checkpoint {step} in {self._manager.directory} was written with another model or optimizer: "
-                f"give the same config, or another --out ({str(error).splitlines()[0]})"
+                f"checkpoint {step} in {self._manager.directory} was written with another model or "
+                f"optimizer: give the same config, or another --out ({str(error).splitlines()[0]})"
             ) from error
         return restored["state"], restored["data"]
 
@@ -79,10 +81,11 @@ class Checkpoints:
 
 
 def restore_params(folder: str | pathlib.Path, like: Params, *, ema: bool = True) -> Params:
-    """Returns the parameters of the newest checkpoint under `folder`, as a tree of the structure of `like`.
+    """Returns the parameters of the newest checkpoint under `folder`, as a tree like `like`.
 
-    Averaged parameters where the run kept them and `ema` asks for them; the optimiser's state is not needed.
-    `like` holds arrays or abstract arrays. Raises `UserError` if there is no checkpoint, or one of another model.
+    Averaged parameters where the run kept them and `ema` asks for them; the optimiser's state is
+    not needed. `like` holds arrays or abstract arrays.
+    Raises `UserError` if there is no checkpoint, or one of another model.
     """
     with Checkpoints(folder) as checkpoints:
         step = checkpoints.latest()

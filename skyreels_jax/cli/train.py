@@ -1,7 +1,7 @@
 """Train a model from a config file: the video VAE, or the transformer with its text encoder.
 
-A stopped run goes on from its last checkpoint when the same command is given again. At the end the trained model is
-exported in diffusers form under OUT/export.
+A stopped run goes on from its last checkpoint when the same command is given again. At the end the
+trained model is exported in diffusers form under OUT/export.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """The latents store: clips encoded once by the trained VAE, with their captions' tokens, on disk.
 
-A folder of latents.npy (float16 [N, T, H, W, C], normalised), input_ids.npy (int32 [N, P, S]), length.npy (int32
-[N, P]), null_ids.npy, null_length.npy and manifest.json with the fingerprint of everything the contents depend on.
+A folder of latents.npy (float16 [N, T, H, W, C], normalised), input_ids.npy (int32 [N, P, S]),
+length.npy (int32 [N, P]), null_ids.npy, null_length.npy and manifest.json with the fingerprint of
+everything the contents depend on.
 """
 
 import hashlib
@@ -24,7 +25,9 @@ Encode = Callable[[UInt8[np.ndarray, "B F H W 3"]], Float[np.ndarray, "B T h w C
 
 
 def fingerprint(params: Params, settings: Mapping[str, Any]) -> str:
-    """Returns a hash of the encoder's weights and of `settings` (json-ready): what latents depend on."""
+    """Returns a hash of the encoder's weights and of `settings` (json-ready): what latents depend
+    on.
+    """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, leaf in sorted(named_leaves(params), key=lambda item: item[0]):
         digest.update(name.encode())
@@ -33,9 +36,11 @@ def fingerprint(params: Params, settings: Mapping[str, Any]) -> str:
 
 
 class LatentStore:
-    """Random access to a finished store: {"latents" f16 [T, H, W, C], "input_ids" [P, S], "length" [P]}.
+    """Random access to a finished store: {"latents" f16 [T, H, W, C], "input_ids" [P, S], "length"
+    [P]}.
 
-    Raises `UserError` when `folder` holds no finished store, or one whose fingerprint is not `expected`.
+    Raises `UserError` when `folder` holds no finished store, or one whose fingerprint is not
+    `expected`.
     """
 
     def __init__(self, folder: str | pathlib.Path, *, expected: str):
@@ -87,11 +92,14 @@ def build(
     batch: int,
     save_every: int = 50,
 ) -> None:
-    """Encodes every clip of `source` into a store in `folder`; goes on where an interrupted build stopped.
+    """Encodes every clip of `source` into a store in `folder`; goes on where an interrupted build
+    stopped.
 
-    source: samples with "video" (uint8 [F, H, W, 3]).  encode: a batch of them -> normalised latents.
-    captions: {"input_ids" [N, P, S], "length" [N, P]} in the order of `source`; null_caption: {"input_ids" [S],
-    "length" []}.  expected: the fingerprint, see above.  Every `save_every` batches the progress is made safe.
+    source: samples with "video" (uint8 [F, H, W, 3]).  encode: a batch of them -> normalised
+    latents.
+    captions: {"input_ids" [N, P, S], "length" [N, P]} in the order of `source`; null_caption:
+    {"input_ids" [S], "length" []}.  expected: the fingerprint, see above.  Every `save_every`
+    batches the progress is made safe.
     Raises `UserError` when `folder` holds a store with another fingerprint.
     """
     folder = pathlib.Path(folder)

@@ -1,7 +1,7 @@
 """Grain pipelines: shuffled, endless, with a position that can be saved and set exactly.
 
-The order is a function of (seed, epoch), every random choice one of (seed, position): a batch is the same whether the
-run that asks for it was stopped and resumed or not.
+The order is a function of (seed, epoch), every random choice one of (seed, position): a batch is
+the same whether the run that asks for it was stopped and resumed or not.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(grain.transforms.RandomMap):
-    """Cuts `frames` frames of `size` x `size` pixels out of "video" (uint8 [T, H, W, 3]), anywhere; keeps that only.
+    """Cuts `frames` frames of `size` x `size` pixels out of "video", anywhere; keeps that only.
 
-    0 takes all. The result is float32 in [-1, 1].
+    "video" is uint8 [T, H, W, 3]; 0 takes all. The result is float32 in [-1, 1].
     """
 
     frames: int
@@ -38,25 +38,32 @@ class RandomCrop(grain.transforms.RandomMap):
         video = element["video"]
         length, height, width = video.shape[:3]
         wanted = (self.frames or length, self.size or height, self.size or width)
-        if any(w > have for w, have in zip(wanted, (length, height, width))):
+        if any(w > have for w, have in zip(wanted, (length, height, width), strict=True)):
             raise UserError(
                 f"cannot cut {wanted} (frames, height, width) out of clips of {video.shape[:3]}"
             )
-        start = [int(rng.integers(have - w + 1)) for w, have in zip(wanted, video.shape)]
-        cut = video[tuple(slice(s, s + w) for s, w in zip(start, wanted))]
+        start = [
+            int(rng.integers(have - w + 1)) for w, have in zip(wanted, video.shape[:3], strict=True)
+        ]
+        cut = video[tuple(slice(s, s + w) for s, w in zip(start, wanted, strict=True))]
         return {"video": cut.astype(np.float32) / 127.5 - 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class PickCaption(grain.transforms.RandomMap):
-    """Turns a latents-store sample into one of the flow matching batch: one of its captions, and the empty one."""
+    """Turns a latents-store sample into one of flow matching: one of its captions, the empty one.
+
+    length: latent frames that are kept, from the first; 0 keeps all. The VAE is causal: the first
+    latents of a clip are the latents of its first frames.
+    """
 
     null_cond: Mapping[str, np.ndarray]
+    length: int = 0
 
     def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         pick = int(rng.integers(len(element["length"])))
         cond = {name: element[name][pick] for name in ("input_ids", "length")}
-        latents = element["latents"].astype(np.float32)
+        latents = element["latents"][: self.length or None].astype(np.float32)
         return {"latents": latents, "cond": cond, "null_cond": dict(self.null_cond)}
 
 
@@ -71,8 +78,9 @@ def pipeline(
 ) -> grain.IterDataset:
     """Returns the endless stream of batches of `source` under `transform`, a new order every epoch.
 
-    Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead (numpy releases the
-    interpreter lock where it matters; worker processes cost more than they give for small clips).
+    Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead
+    (numpy releases the interpreter lock where it matters; worker processes cost more than they give
+    for small clips).
     """
     if len(source) == 0:
         raise UserError("the data set is empty")

@@ -1,4 +1,6 @@
-"""The video autoencoder's objective: reconstruction, its gradients, a trace of KL, optionally a perceptual distance."""
+"""The video autoencoder's objective: reconstruction, its gradients, a trace of KL, optionally a
+perceptual distance.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,15 +21,19 @@ Perceptual = Callable[[Video, Video], Float[Array, " B"]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAEObjective:
-    """Per clip: Charbonnier + gradient_weight * gradient L1 + kl_weight * KL + perceptual_weight * perceptual.
+    """Per clip: Charbonnier + gradient_weight * gradient L1 + kl_weight * KL + perceptual_weight *
+    perceptual.
 
-    batch: {"video": [B, T, H, W, 3] in [-1, 1]}.  The total is a sum over clips, the weight their number.
-    Charbonnier is sqrt(error^2 + epsilon^2) - epsilon, a mean over pixels; the gradient term compares differences of
-    neighbours along T, H and W, a mean over each. KL is the divergence of the posterior from a unit normal, summed over
-    the latent and divided by the number of pixel values: the same balance with a reconstruction summed over pixels
-    (Rombach et al. 2022), and the same for clips of any size.
+    batch: {"video": [B, T, H, W, 3] in [-1, 1]}.  The total is a sum over clips, the weight their
+    number.
+    Charbonnier is sqrt(error^2 + epsilon^2) - epsilon, a mean over pixels; the gradient term
+    compares differences of neighbours along T, H and W, a mean over each. KL is the divergence of
+    the posterior from a unit normal, summed over the latent and divided by the number of pixel
+    values: the same balance with a reconstruction summed over pixels (Rombach et al. 2022), and the
+    same for clips of any size.
     perceptual: distance of two videos per clip, or None.
-    Metrics: "charbonnier", "gradient", "kl" and "psnr" (dB, of the sampled reconstruction clipped to [-1, 1]).
+    Metrics: "charbonnier", "gradient", "kl" and "psnr" (dB, of the sampled reconstruction clipped
+    to [-1, 1]).
     """
 
     epsilon: float = 1e-3
@@ -69,7 +75,9 @@ def charbonnier(error: Video, epsilon: float) -> Float[Array, " B"]:
 
 
 def gradient_l1(made: Video, video: Video) -> Float[Array, " B"]:
-    """Returns each clip's mean absolute error of the differences between neighbours, averaged over T, H and W."""
+    """Returns each clip's mean absolute error of the differences between neighbours, averaged over
+    T, H and W.
+    """
     error = made - video
     axes = [axis for axis in (1, 2, 3) if error.shape[axis] > 1]
     parts = [jnp.mean(jnp.abs(jnp.diff(error, axis=axis)), axis=(1, 2, 3, 4)) for axis in axes]

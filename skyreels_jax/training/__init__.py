@@ -1,1 +1,3 @@
-"""The train step, its state, the optimiser, and the loop around them; knows objectives, never models."""
+"""The train step, its state, the optimiser, and the loop around them; knows objectives, never
+models.
+"""

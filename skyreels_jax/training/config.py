@@ -1,4 +1,4 @@
-"""What one training run is, as frozen dataclasses; configs/*.py give them as ml_collections files."""
+"""What one training run is, as frozen dataclasses; configs/*.py are ml_collections files of it."""
 
 import dataclasses
 from typing import Any, Literal
@@ -31,11 +31,11 @@ class OptimizerConfig:
     """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
 
     learning_rate: peak of the matrices'; adam_learning_rate: peak of the rest.
-    warmup_steps: linear from 0; then constant; from decay_start (a fraction of all steps) a linear or cosine way down to
-    final_scale times the peak at the last step.
+    warmup_steps: linear from 0; then constant; from decay_start (a fraction of all steps) a linear
+    or cosine way down to final_scale times the peak at the last step.
     muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
-    muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a table of five of which
-    fewer iterations take the last.
+    muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a
+    table of five of which fewer iterations take the last.
     adam_paths: regular expressions of parameter paths that Adam trains although they are matrices.
     frozen: regular expressions of parameter paths that are not trained at all.
     clip_norm: gradients are scaled down to this global norm; 0 leaves them.
@@ -72,9 +72,11 @@ class OptimizerConfig:
 class DataConfig:
     """Which ToyFilm clips, and where what is derived from them lies.
 
-    folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions: paraphrases a clip).
-    vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents store, which the first
-    run that needs it makes; encode_batch: clips encoded at once. Training a VAE uses none of the three.
+    folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions:
+    paraphrases a clip).
+    vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents
+    store, which the first run that needs it makes; encode_batch: clips encoded at once. Training a
+    VAE uses none of the three.
     """
 
     folder: str = "runs/data"
@@ -89,11 +91,13 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run; `model` and `objective` are mappings in a config file, dataclasses once resolved.
+    """One training run; `model` and `objective` are mappings in a config file, dataclasses once
+    resolved.
 
     kind: what is trained; "vae" on pixels, "text_to_video" on latents.
     stages: trained one after the other, one compiled step a shape.
-    accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters stay float32.
+    accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
+    stay float32.
     ema_decay: of the averaged parameters (0: none are kept).
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
@@ -119,7 +123,7 @@ class TrainConfig:
         for stage in self.stages:
             if self.accumulate < 1 or stage.batch % self.accumulate:
                 raise UserError(
-                    f"accumulate = {self.accumulate} must divide every stage's batch, such as {stage.batch}"
+                    f"accumulate = {self.accumulate} must divide each stage's batch ({stage.batch})"
                 )
         if min(self.log_every, self.save_every, self.keep) < 1:
             raise UserError("log_every, save_every and keep must be at least 1")

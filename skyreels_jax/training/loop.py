@@ -1,4 +1,4 @@
-"""fit(): the loop around the step - resume, progress, metrics, checkpoints, a clean stop on a signal."""
+"""fit(): the loop around the step - resume, progress, metrics, checkpoints, a clean stop."""
 
 import contextlib
 import pathlib
@@ -40,12 +40,14 @@ def fit(
     folder: pathlib.Path,
     frozen: Any = None,
 ) -> FitResult:
-    """Trains `state` to the last step of `config.stages`, from the newest checkpoint under `folder` if there is one.
+    """Trains `state` to the last step of `config.stages`.
 
-    Writes folder/checkpoints (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through
-    the same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the running step and end
-    the loop; a second SIGINT interrupts at once. Metrics are fetched from the device once a window and one step late,
-    so that the device never waits for the host. `state` must not be used afterwards: its buffers are donated.
+    Starts from the newest checkpoint under `folder` if there is one. Writes folder/checkpoints
+    (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through the
+    same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
+    running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
+    device once a window and one step late, so that the device never waits for the host. `state`
+    must not be used afterwards: its buffers are donated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jitted = jax.jit(train_step, donate_argnums=0)
@@ -97,7 +99,7 @@ class _Batches:
 
 
 class _Reporter:
-    """Progress line and metrics.csv, fed with device scalars that it fetches a window at a time, one step late."""
+    """Progress line and metrics.csv: fetches device scalars a window at a time, one step late."""
 
     def __init__(self, config: TrainConfig, log: MetricsLog, step: int):
         self.every, self.log = config.log_every, log

@@ -15,7 +15,9 @@ from skyreels_jax.training.config import OptimizerConfig
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Returns step -> scale in [0, 1]: linear warm-up, constant, then down to `final_scale` at `total_steps`."""
+    """Returns step -> scale in [0, 1]: linear warm-up, constant, then down to `final_scale` at
+    `total_steps`.
+    """
     begin = max(int(config.decay_start * total_steps), config.warmup_steps)
     length = max(total_steps - begin, 1)
     if config.decay == "cosine":
@@ -37,10 +39,12 @@ def is_trained(config: OptimizerConfig) -> Callable[[str], bool]:
 
 
 def muon_axes(config: OptimizerConfig, params: Params) -> Any:
-    """Returns, leaf by leaf, the axes that Muon takes for a matrix's two, or None where Adam trains.
+    """Returns, leaf by leaf, the axes that Muon takes for a matrix's two, or None where Adam
+    trains.
 
-    Kernels only. [in, out] is a matrix; [depth, in, out] a stack of them, each treated by itself; convolutions
-    [kh, kw, in, out] and [kt, kh, kw, in, out] count as one matrix of all their inputs by their outputs.
+    Kernels only. [in, out] is a matrix; [depth, in, out] a stack of them, each treated by itself;
+    convolutions [kh, kw, in, out] and [kt, kh, kw, in, out] count as one matrix of all their inputs
+    by their outputs.
     """
 
     def axes(path, leaf):

@@ -11,7 +11,8 @@ from skyreels_jax.core.types import Params
 
 
 class TrainState(NamedTuple):
-    """step counts batches seen, skipped ones included; `skipped` those whose gradients were not finite.
+    """step counts batches seen, skipped ones included; `skipped` those whose gradients were not
+    finite.
 
     ema: averaged parameters, a tree like `params`, or None when none are kept.
     """
@@ -24,7 +25,9 @@ class TrainState(NamedTuple):
 
 
 def init_state(params: Params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """Returns the state before the first step; it owns copies, so that the step may be given it to destroy."""
+    """Returns the state before the first step; it owns copies, so that the step may be given it to
+    destroy.
+    """
     zero = jnp.zeros((), jnp.int32)
     params = jax.tree.map(jnp.copy, params)
     average = jax.tree.map(jnp.copy, params) if ema else None

@@ -30,10 +30,12 @@ def make_train_step(
     compute_dtype: Any = None,
     trained: Callable[[str], bool] | None = None,
 ) -> TrainStep:
-    """Returns train_step(state, batch, frozen=None) -> (state, metrics): pure, ready for jit with a donated state.
+    """Returns train_step(state, batch, frozen=None) -> (state, metrics), to be jitted.
 
-    The loss is total / weight of the whole batch, whatever the number of micro-batches: with `accumulate` = n every
-    leaf of the batch is cut into n along its first axis, which n must divide, and the sums are added up.
+    It is pure; the state may be donated.
+    The loss is total / weight of the whole batch, whatever the number of micro-batches: with
+    `accumulate` = n every leaf of the batch is cut into n along its first axis, which n must
+    divide, and the sums are added up.
     Randomness is the stream "step" of `seed` at state.step (and the micro-batch's number).
     A step whose gradients are not finite changes nothing but `step` and `skipped`.
 
@@ -42,7 +44,8 @@ def make_train_step(
     compute_dtype: parameters are cast to it for the forward and backward pass only.
     trained: predicate over parameter paths; no gradient is computed for the others.
     frozen: handed to the objective.
-    metrics: "loss", the objective's, "grad_norm" (before clipping), "skipped" (0 or 1); float32 scalars.
+    metrics: "loss", the objective's, "grad_norm" (before clipping), "skipped" (0 or 1); float32
+    scalars.
     """
 
     def loss_sum(params: Params, batch: Batch, key, frozen: Any) -> tuple[jax.Array, LossOutput]:

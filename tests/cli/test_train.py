@@ -1,4 +1,6 @@
-"""`skyreels-jax train`, end to end: a minuscule VAE, then a transformer on its latents, and bad input."""
+"""`skyreels-jax train`, end to end: a minuscule VAE, then a transformer on its latents, and bad
+input.
+"""
 
 import csv
 import json

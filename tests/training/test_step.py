@@ -1,4 +1,6 @@
-"""The train step on a toy network: weighting, accumulation, skipping, freezing, averaging, recompilation."""
+"""The train step on a toy network: weighting, accumulation, skipping, freezing, averaging,
+recompilation.
+"""
 
 import jax
 import jax.numpy as jnp

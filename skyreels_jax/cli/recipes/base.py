@@ -14,7 +14,10 @@ class Recipe(Protocol):
     """A kind of training run."""
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
-        """Returns `config` with `model` and `objective` as dataclasses; raises `UserError` on unknown keys."""
+        """Returns `config` with `model` and `objective` as dataclasses.
+
+        Raises `UserError` on unknown keys.
+        """
         ...
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:

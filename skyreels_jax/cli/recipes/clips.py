@@ -8,8 +8,9 @@ from skyreels_jax.training.config import DataConfig
 
 
 def source(config: DataConfig, *, split: str = "", pixels: bool = True) -> Source:
-    """Returns random access to the clips of a split (default: `config.split`), as the TFDS builder describes them.
+    """Returns random access to the clips of a split (default: `config.split`).
 
+    They have the features of the TFDS builder.
     `pixels=False` leaves "video" as the bytes on disk, for whoever reads captions only.
     What is missing on disk is rendered first, with TFDS's progress bars.
     """

@@ -3,7 +3,6 @@
 import pathlib
 import shutil
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -20,7 +19,7 @@ from skyreels_jax.training.step import make_train_step
 
 
 def train(recipe: Recipe, config: TrainConfig) -> bool:
-    """Runs (or continues) the training that `config` describes; returns whether it reached its last step."""
+    """Runs or continues the training that `config` describes; returns whether it is finished."""
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     model = recipe.make(config, nnx.Rngs(config.seed))
@@ -47,9 +46,10 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
 
 
 def export(recipe: Recipe, config: TrainConfig, *, dtype: str) -> pathlib.Path:
-    """Writes the newest checkpoint's weights (averaged ones if kept) in diffusers form; returns the folder.
+    """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
-    The folder is written aside and moved into place. Raises `UserError` when there is no checkpoint.
+    They are the averaged ones if the run kept them. The folder is written aside and moved into
+    place. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():

@@ -28,8 +28,6 @@ from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
-VAE_FRAMES = 4  # frames a latent, after the first
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextToVideoConfig:
@@ -40,7 +38,7 @@ class TextToVideoConfig:
 
 
 class TextToVideoRecipe:
-    """Kind "text_to_video": `model` is a `TextToVideoConfig`, `objective` a `FlowMatching`, data the latents store."""
+    """Kind "text_to_video": `model` is a `TextToVideoConfig`, `objective` a `FlowMatching`."""
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         model = from_dict(TextToVideoConfig, config.model)
@@ -73,19 +71,19 @@ class TextToVideoRecipe:
             )
 
         def open_stage(stage, index):
-            length = stage.frames and 1 + (stage.frames - 1) // VAE_FRAMES
-            if stage.size or length > shape[0]:
-                raise UserError(
-                    f"stages of text_to_video take whole frames, at most {config.data.num_frames}: "
-                    f"got size {stage.size}, frames {stage.frames}"
-                )
-            pick = PickCaption(store.null_cond, length)
+            if stage.size:
+                raise UserError("stages of text_to_video keep the whole picture: leave size out")
+            if stage.frames > config.data.num_frames:
+                raise UserError(f"a stage wants {stage.frames} of {config.data.num_frames} frames")
+            factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
+            length = 1 + (stage.frames - 1) // factor if stage.frames else 0
+            pick = PickCaption(store.null_cond, length=length)
             return pipeline(store, pick, batch=stage.batch, seed=config.seed + index)
 
         return open_stage
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes a whole pipeline into `folder`: the trained parts, tokenizer, scheduler, and the VAE of `data.vae`."""
+        """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`."""
         vae = pathlib.Path(config.data.vae)
         if not (vae / "config.json").is_file():
             raise UserError(
@@ -103,7 +101,8 @@ class TextToVideoRecipe:
 def prepare_latents(data: DataConfig) -> latents.LatentStore:
     """Returns the latents store of `data`, after encoding what it lacks.
 
-    Raises `UserError` for a store made with another VAE, data set or tokenizer, or when there is no VAE yet.
+    Raises `UserError` for a store made with another VAE, data set or tokenizer, or when there is no
+    VAE yet.
     """
     model = load_vae(pathlib.Path(data.vae))
     tokenizer = build_tokenizer()

@@ -50,7 +50,7 @@ class VAERecipe:
         return open_stage
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes `folder`/vae with the latents' statistics in its config, and prints the PSNR on held-out clips."""
+        """Writes `folder`/vae, latents' statistics included; prints the PSNR on held-out clips."""
         model = self.make(config, nnx.Rngs(0))
         nnx.update(model, params)
         mean, std = latent_statistics(model, clips.source(config.data))
@@ -63,7 +63,7 @@ class VAERecipe:
 def latent_statistics(
     model: AutoencoderKLWan, source
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns each latent channel's mean and standard deviation over clips spread evenly over `source`."""
+    """Returns each latent channel's mean and standard deviation over clips from all of `source`."""
     total, square, count = 0.0, 0.0, 0
     encode = nnx.jit(lambda model, video: model.encode(clips.to_float(video))[0])
     for batch in _batches(source, MEASURED, "latent statistics"):
@@ -77,7 +77,7 @@ def latent_statistics(
 
 
 def held_out_psnr(model: AutoencoderKLWan, source) -> float:
-    """Returns the mean PSNR in dB over the clips of `source`, of 8-bit reconstructions from the posterior's mean."""
+    """Returns the mean PSNR in dB, over `source`, of 8-bit reconstructions from the mean latent."""
 
     @nnx.jit
     def errors(model, video):
