@@ -25,7 +25,7 @@ class TextToVideo(nnx.Module):
         self.max_length = max_length
 
     def encode(self, input_ids: TokenIds, length: Int[Array, "B"]) -> dict[str, Array]:
-        """Returns `context` [B, S, E] and `context_weight` [B, S] of texts with `length` tokens each."""
+        """Returns `context` [B, S, E] and `context_weight` [B, S] of texts of `length` tokens."""
         mask = jnp.arange(input_ids.shape[1])[None, :] < length[:, None]
         hidden = self.text_encoder(input_ids, mask)
         context, weight = compact_context(hidden, length, max_length=self.max_length)

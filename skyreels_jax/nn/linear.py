@@ -1,4 +1,4 @@
-"""Dense layers. Every matmul sees two-dimensional operands: on XLA CPU that is about 2.5x faster."""
+"""Dense layers. Every product sees two-dimensional operands: about 2.5x faster on XLA CPU."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Init = Callable[..., Array]
 
 
 def xavier_uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """Glorot uniform; all axes but the last are the fan-in, as the official code counts patch kernels."""
+    """Glorot uniform; all axes but the last are the fan-in, also of a patch kernel."""
     fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
     limit = math.sqrt(6.0 / (fan_in + fan_out))
     return jax.random.uniform(key, shape, dtype, -limit, limit)

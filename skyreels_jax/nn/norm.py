@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 def layer_norm(x: Float[Array, "*rows D"], *, eps: float) -> Float[Array, "*rows D"]:
-    """Returns (x - mean) / sqrt(variance + eps) in float32, for callers that scale and shift themselves."""
+    """Returns (x - mean) / sqrt(variance + eps) in float32, for callers that modulate."""
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)

@@ -1,4 +1,4 @@
-"""Rotary position embedding over (time, height, width), and the sinusoidal embedding of diffusion times."""
+"""Rotary embedding of (time, height, width), and the sinusoidal embedding of diffusion times."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from skyreels_jax.core.errors import UserError
 
 
 def axis_widths(head_dim: int) -> tuple[int, int, int]:
-    """Returns how many of `head_dim` channels turn with time, height and width: the rest, a third, a third."""
+    """Returns how many of `head_dim` channels turn with time (the rest), height, width (a third)."""
     space = 2 * (head_dim // 6)
     return head_dim - 2 * space, space, space
 
@@ -46,7 +46,7 @@ def rope_table(
 def apply_rope(
     x: Float[Array, "B L N K"], cos: Float[Array, "L R"], sin: Float[Array, "L R"]
 ) -> Float[Array, "B L N K"]:
-    """Turns each pair of neighbouring channels (2r, 2r + 1) by its angle; float32 inside, x's dtype out."""
+    """Turns each pair of channels (2r, 2r + 1) by its angle; float32 inside, x's dtype out."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[None, :, None, :], sin[None, :, None, :]

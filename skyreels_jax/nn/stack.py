@@ -1,4 +1,4 @@
-"""Depth as a leading axis: equal blocks stored stacked, run by one scan, with rematerialisation in one place."""
+"""Depth as a leading axis: equal blocks stored stacked, run by one scan, rematerialised or not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ REMAT = ("none", "block", "dots")
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs) -> nnx.Module:
-    """Returns `make(rngs)` with `depth` independently initialised layers on a leading axis of every leaf.
+    """Returns `make(rngs)` with a new first axis of `depth` layers on all leaves, each drawn apart.
 
     `make` must not keep the generator it is given. The result is storage: call it through `scan`.
     """
@@ -27,7 +27,7 @@ def scan(stacked: nnx.Module, carry: Any, *args: Any, remat: str = "none", **kwa
     """Returns the carry after `carry = layer(carry, *args, **kwargs)` for every layer of `stacked`.
 
     `remat`: "none" keeps every intermediate for the backward pass, "dots" the results of products
-    with weights only, "block" nothing but the input of each layer. Raises `UserError` on another value.
+    with weights only, "block" nothing but the input of each layer. Else raises `UserError`.
     """
     graphdef, state = nnx.split(stacked)
 

@@ -1,4 +1,4 @@
-"""The one entry to attention: automatic choice by size, or an explicit implementation that never falls back."""
+"""The one entry to attention: a choice by size, or a named implementation that never falls back."""
 
 import functools
 import logging
@@ -12,7 +12,10 @@ from skyreels_jax.kernels.attention.mask import Mask
 from skyreels_jax.kernels.attention.reference import reference
 
 IMPLEMENTATIONS = {"reference": reference, "chunked": chunked}
-LARGE = 1024 * 1024  # logits per head and sample from which `chunked` is the choice
+# Logits per head and sample from which `chunked` is the choice. On two (busy) CPU cores, float32,
+# forward and backward: 16 x 144 tokens x 6 heads x 32: reference 15 ms, chunked 16 ms; 2048 tokens
+# x 12 x 128: reference 5.6 s, chunked 3.7 s (and no L x S array).
+LARGE = 1024 * 1024
 
 
 @functools.cache
@@ -31,8 +34,9 @@ def attention(
 ) -> Float[Array, "B L N K"]:
     """Returns softmax(scale q k^T + mask) v per sample and head, in the dtype of q.
 
-    `scale` defaults to K^-1/2. `impl` None chooses by size; a name uses exactly that implementation,
-    which raises `NotImplementedError` with its reason for what it cannot do. `UserError` on an unknown name.
+    `scale` defaults to K^-1/2. `impl` None chooses by size and says so once in the log; a name uses
+    exactly that implementation, which raises `NotImplementedError` with its reason for what it
+    cannot do. An unknown name raises `UserError`.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if impl is None:

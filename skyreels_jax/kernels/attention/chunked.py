@@ -27,8 +27,8 @@ def chunked(
 ) -> Float[Array, "B L N K"]:
     """Equals `reference` without an L x S array, forward or backward (chunks are recomputed).
 
-    Products run in the dtype of q and add up in float32. A running maximum m, sum s and output o
-    per query are rescaled by exp(m_old - m_new) as each chunk of keys arrives (Milakov & Gimelshein 2018).
+    Products run in the dtype of q and add up in float32. The running maximum m, sum and output of a
+    query are rescaled by exp(m_old - m_new) as chunks of keys arrive (Milakov, Gimelshein 2018).
     """
     length, keys = q.shape[1], k.shape[1]
     query_chunk, key_chunk = min(query_chunk, length), min(key_chunk, keys)

@@ -25,7 +25,7 @@ class Mask:
 
 
 def key_bias(mask: Mask | None, *, length: int) -> Float[Array, "B S"] | None:
-    """Returns what to add to the logits of each of `length` keys, or None when every key counts once."""
+    """Returns what to add to the logits of `length` keys, or None when every key counts once."""
     if mask is None or (mask.kv_weight is None and mask.kv_length is None):
         return None
     bias = None

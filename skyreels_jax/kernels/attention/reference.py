@@ -1,4 +1,4 @@
-"""Attention as it is defined, in float32: the truth that every other implementation is tested against."""
+"""Attention as it is defined, in float32: the truth that the others are tested against."""
 
 import jax
 import jax.numpy as jnp

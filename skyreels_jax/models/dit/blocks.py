@@ -1,4 +1,4 @@
-"""The transformer block: modulated self-attention, text (and image) cross-attention, modulated feed-forward."""
+"""The transformer block: self-attention, text (and image) cross-attention, feed-forward."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ Attention = Callable[..., Array]  # the signature of kernels.attention.attention
 def modulated_norm(
     x: Float[Array, "B L D"], shift: Array, scale: Array, *, eps: float
 ) -> Float[Array, "B L D"]:
-    """Returns layer_norm(x) * (1 + scale) + shift; shift and scale [B, 1 or T, D] hold for a frame's tokens.
+    """Returns layer_norm(x) * (1 + scale) + shift, with shift and scale [B, 1 or T, D] per frame.
 
     Computed in float32, returned in the dtype of x; nothing is expanded to tokens.
     """
@@ -37,7 +37,7 @@ def gated_add(
 
 
 class SelfAttention(nnx.Module):
-    """Attention among video tokens; q and k are normed over the full width, then turned by position."""
+    """Attention among video tokens; q and k are normed over the full width, then turned."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -130,7 +130,7 @@ class Block(nnx.Module):
         image: Float[Array, "B Si D"] | None,
         attention: Attention,
     ) -> Float[Array, "B L D"]:
-        """Returns the block's output; `modulation` is float32, one row per clip (t = 1) or frame."""
+        """Returns the next x; `modulation` is float32, one row per clip (t = 1) or frame."""
         total = modulation + self.modulation[...].astype(jnp.float32)[None]
         shift1, scale1, gate1, shift2, scale2, gate2 = (total[:, :, i] for i in range(6))
         y = modulated_norm(x, shift1, scale1, eps=self.eps)

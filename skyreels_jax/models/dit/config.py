@@ -1,4 +1,4 @@
-"""Configuration of the diffusion transformer: the fields of a diffusers `transformer/config.json`."""
+"""Configuration of the diffusion transformer: the fields of diffusers' transformer/config.json."""
 
 import dataclasses
 import math
@@ -8,11 +8,16 @@ from typing import Any
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 
-# Keys met in config.json files that change nothing here.
-IGNORED = {
-    "window_size": "official releases carry (-1, -1) = no window; no code reads it",
+# Fields of the official config.json by our names.
+OFFICIAL = {
+    "in_dim": "in_channels",
+    "out_dim": "out_channels",
+    "num_heads": "num_attention_heads",
+}
+# Fields that change nothing here, and why.
+OFFICIAL_IGNORED = {
     "text_len": "the text encoder pads; the transformer takes any number of tokens",
-    "model_type": "follows from image_dim",
+    "window_size": "always (-1, -1), no window; no official code reads it",
 }
 
 
@@ -20,8 +25,8 @@ IGNORED = {
 class DiTConfig:
     """Sizes of the model; defaults as in diffusers. Raises `UserError` on impossible combinations.
 
-    Every field is read, with two remarks: `qk_norm` has one legal value (diffusers always applies the
-    norm across heads, whatever it says), and `added_kv_proj_dim` must equal the width.
+    Every field is read. `qk_norm` has one legal value (diffusers norms across heads whatever it
+    says); `added_kv_proj_dim` must equal the width (that of the image embedding it reads).
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -71,6 +76,39 @@ class DiTConfig:
         return math.prod(self.patch_size) * (self.out_channels or self.in_channels)
 
 
-def from_diffusers(values: Mapping[str, Any]) -> DiTConfig:
-    """Returns the config of a diffusers config.json; unknown keys raise `UserError`."""
-    return from_dict(DiTConfig, values, ignore=IGNORED)
+def from_official(values: Mapping[str, Any]) -> DiTConfig:
+    """Returns the config of an official SkyReels-V2 config.json.
+
+    Raises `UserError` on a key that has no meaning here, and where the norm of q and k is off.
+    """
+    values = {
+        k: v for k, v in values.items() if not k.startswith("_") and k not in OFFICIAL_IGNORED
+    }
+    if not values.pop("qk_norm", True):
+        raise UserError("config.json: qk_norm must be true")
+    width, image = values.pop("dim", 2048), values.pop("model_type", "t2v") == "i2v"
+    heads = values.get("num_heads", 16)
+    ours = {OFFICIAL.get(name, name): value for name, value in values.items()}
+    ours["attention_head_dim"] = width // heads
+    if image:
+        ours |= {"image_dim": 1280, "added_kv_proj_dim": width}
+    return from_dict(DiTConfig, ours)
+
+
+_1B = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
+_14B = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
+# Noise, the first frame and its mask along channels; CLIP ViT-H tokens in a second cross-attention.
+_I2V = {"in_channels": 36, "image_dim": 1280}
+
+# The published sizes (diffusers' conversion script; 1.3B T2V was announced and not released).
+CONFIGS = {
+    "SkyReels-V2-T2V-1.3B-540P": DiTConfig(**_1B),
+    "SkyReels-V2-I2V-1.3B-540P": DiTConfig(**_1B, **_I2V, added_kv_proj_dim=1536),
+    "SkyReels-V2-DF-1.3B-540P": DiTConfig(**_1B, inject_sample_info=True),
+    "SkyReels-V2-T2V-14B-540P": DiTConfig(**_14B),
+    "SkyReels-V2-T2V-14B-720P": DiTConfig(**_14B),
+    "SkyReels-V2-I2V-14B-540P": DiTConfig(**_14B, **_I2V, added_kv_proj_dim=5120),
+    "SkyReels-V2-I2V-14B-720P": DiTConfig(**_14B, **_I2V, added_kv_proj_dim=5120),
+    "SkyReels-V2-DF-14B-540P": DiTConfig(**_14B),
+    "SkyReels-V2-DF-14B-720P": DiTConfig(**_14B),
+}

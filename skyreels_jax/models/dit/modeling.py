@@ -1,4 +1,4 @@
-"""`SkyReelsV2Transformer3D`: velocity of noisy video latents, given times, text and optionally an image and a frame rate."""
+"""`SkyReelsV2Transformer3D`: velocity of noisy latents, given times, text, image and frame rate."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ FLOAT32 = jnp.dtype("float32")
 
 
 class PatchEmbedding(nnx.Module):
-    """A convolution whose stride is its kernel: one product per patch. Kernel [pt, ph, pw, in, out]."""
+    """A convolution with stride = kernel: one product per patch. Kernel [pt, ph, pw, in, out]."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         shape = (*config.patch_size, config.in_channels, config.width)
@@ -61,7 +61,7 @@ class ImageEmbedding(nnx.Module):
 
 
 class FPSEmbedding(nnx.Module):
-    """Frame rate to a 6 x width modulation, one per sample: row 0 for 16 frames a second, row 1 for any other."""
+    """Frame rate to a 6 x width modulation per sample: row 0 for 16 frames a second, else row 1."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -125,7 +125,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
         context: text states; `context_weight[b, s]` is how many times token s counts (None: once).
         fps: frames per second; needed and read only by models with `inject_sample_info`.
         image_context: CLIP states; needed exactly by models with `image_dim`.
-        Raises `UserError` for sizes the patches do not divide and for missing or needless conditions.
+        Raises `UserError` on sizes that patches do not divide, on missing and needless conditions.
         """
         grid = self._check(latents, timestep, fps, image_context)
         config = self.config

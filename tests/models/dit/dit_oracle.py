@@ -1,5 +1,8 @@
-"""diffusers' transformer with random weights everywhere, and ours filled from it through the name table."""
+"""diffusers' transformer with random weights, and ours filled from it through the name table."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ SMALL = DiTConfig(
 
 
 def torch_model(config: DiTConfig, *, seed: int = 0) -> SkyReelsV2Transformer3DModel:
-    """Returns diffusers' model; every parameter is random, scales near one, matrices of unit gain."""
+    """Returns diffusers' model; all parameters random, norms near one, matrices of unit gain."""
     model = SkyReelsV2Transformer3DModel(**vars(config)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -57,6 +60,16 @@ def pair(config: DiTConfig) -> tuple[SkyReelsV2Transformer3DModel, SkyReelsV2Tra
     """Returns diffusers' model and ours with the same weights."""
     theirs = torch_model(config)
     return theirs, nnx.merge(abstract(config)[0], parameters(config, theirs.state_dict()))
+
+
+def run(module: nnx.Module, *args: Any, static: dict | None = None, **kwargs: Any) -> Any:
+    """Returns `module(*args, **kwargs, **static)`, compiled whole (cheaper than op by op)."""
+    graphdef, state = nnx.split(module)
+
+    def call(state, args, kwargs):
+        return nnx.merge(graphdef, state)(*args, **kwargs, **(static or {}))
+
+    return jax.jit(call)(state, args, kwargs)
 
 
 def torch_video(latents) -> torch.Tensor:

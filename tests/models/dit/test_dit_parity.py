@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from dit_oracle import SMALL, jax_video, pair, relative_error, torch_video
+from dit_oracle import SMALL, jax_video, pair, relative_error, run, torch_video
 
 CASES = {
     "clip times": {},
@@ -22,7 +22,7 @@ CASES = {
 
 
 def inputs(config, *, frames: bool, seed: int = 0) -> dict:
-    """A batch of two with times, text and, where the config asks for it, frame rates and image tokens."""
+    """A batch of two: latents, times, text and what else the config asks for."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -40,7 +40,7 @@ def inputs(config, *, frames: bool, seed: int = 0) -> dict:
 
 
 def run_torch(model, batch) -> torch.Tensor:
-    """diffusers' forward, one sample at a time: its order of fps and frames holds for one sample only."""
+    """diffusers' forward per sample: its order of fps and frames is right for one sample only."""
     outputs = []
     for b in range(batch["latents"].shape[0]):
         timestep = torch.tensor(np.asarray(batch["timestep"][b : b + 1]))
@@ -73,4 +73,4 @@ def test_model_equals_diffusers(case):
     batch = inputs(config, frames=frames)
     with torch.no_grad():
         expected = run_torch(theirs, batch)
-    assert relative_error(ours(**batch), jax_video(expected)) < 1e-4
+    assert relative_error(run(ours, **batch), jax_video(expected)) < 1e-4
