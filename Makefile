@@ -7,7 +7,7 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
-PROMPT ?= A large red circle moves left over a green meadow at noon.
+PROMPT ?= A red ring glides slowly to the right in a meadow, close-up.
 
 VENV := .venv
 BIN := $(VENV)/bin

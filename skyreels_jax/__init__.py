@@ -2,7 +2,7 @@
 
     import skyreels_jax as sr
     model = sr.load("tiny")
-    film = model.generate("A large red circle moves left ...", num_frames=33, seed=0)
+    film = model.generate("A red ring glides slowly to the right ...", num_frames=33, seed=0)
     film.save("a.mp4")
 
 Names resolve on first use: importing the package pulls in neither jax nor a model.

@@ -11,9 +11,9 @@ from skyreels_jax.testing.micro import write_micro_model
 
 TINY = pathlib.Path(skyreels_jax.__file__).parent / "assets" / "tiny"
 PROMPTS = [
-    "A large red circle moves left over a green meadow at noon.",
-    "A small blue square patrols slowly in a desert at dusk while the camera pans right.",
-    "A medium yellow triangle jumps fast on the beach at night. The camera zooms in.",
+    "A red ring glides slowly to the right in a meadow, close-up.",
+    "A close-up of a blue square that moves quickly to the left in a desert at dusk.",
+    "A mid shot of a yellow triangle that bounces in snow at night. The camera zooms in.",
 ]
 
 

@@ -16,9 +16,9 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 EXAMPLES = """examples:
-  skyreels-jax generate --prompt "A large red circle moves left over a meadow."
+  skyreels-jax generate --prompt "A red ring glides slowly to the right in a meadow, close-up."
   skyreels-jax generate --prompts_file prompts.txt --seed 7 --outdir films
-  skyreels-jax generate --from films/a-large-red-circle_seed7.json
+  skyreels-jax generate --from films/a-red-ring_seed7.json
   skyreels-jax COMMAND --help
 """
 

@@ -11,8 +11,8 @@ from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
+from skyreels_jax.pipelines.defaults import toy_defaults
 from skyreels_jax.pipelines.source import ModelSource, Modules, weights_state
-from skyreels_jax.pipelines.validate import Defaults
 
 TRAINED = ("transformer", "text_encoder")
 
@@ -24,13 +24,11 @@ def open_run(path: pathlib.Path) -> ModelSource:
     checkpoint, or the run trained something else.
     """
     step, config = _resolved_config(path)
-    folder = pathlib.Path(config["data"]["vae"])
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{path} was trained on latents of the VAE in {folder}, which is not there")
-    configs = {name: _config(name, config["model"][name]) for name in TRAINED}
-    configs["vae"] = _config("vae", layout.read_json(folder / "config.json"))
-    table = layout.KINDS["vae"].diffusers_table(configs["vae"])
-    vae = layout.Component(name="vae", config=configs["vae"], table=table, weights=folder)
+    vae = layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")
+    configs = {
+        name: from_dict(layout.KINDS[name].config, config["model"][name]) for name in TRAINED
+    }
+    configs["vae"] = vae.config
 
     def read(dtype: str) -> Modules:
         made = {name: layout.abstract_model(name, configs[name]) for name in TRAINED}
@@ -43,25 +41,10 @@ def open_run(path: pathlib.Path) -> ModelSource:
     return ModelSource(
         model_id=str(path.resolve()),
         configs=configs,
-        defaults=toy_defaults(config["data"], shift=config["flow_shift"]),
+        defaults=toy_defaults(num_frames=config["data"]["num_frames"], shift=config["flow_shift"]),
         load_tokenizer=build_tokenizer,
         read=read,
-        state=lambda: f"step {step} ".encode() + weights_state([folder]),
-    )
-
-
-def toy_defaults(data: dict[str, Any], *, shift: float) -> Defaults:
-    """Returns what a model trained on ToyFilm makes: clips like those it was trained on."""
-    return Defaults(
-        num_frames=data["num_frames"],
-        height=data["size"],
-        width=data["size"],
-        fps=12.0,
-        inference_steps=25,
-        guidance_scale=4.0,
-        shift=shift,
-        negative_prompt="",
-        batch_size=8,
+        state=lambda: f"step {step} ".encode() + weights_state([vae.weights]),
     )
 
 
@@ -74,8 +57,3 @@ def _resolved_config(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
     if config.get("kind") != "text_to_video":
         raise UserError(f"{path} trained a {config.get('kind')}; give a text_to_video run")
     return step, config
-
-
-def _config(name: str, values: dict[str, Any]) -> Any:
-    kind = layout.KINDS[name]
-    return from_dict(kind.config, values, ignore=kind.ignored)

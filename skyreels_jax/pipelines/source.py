@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 from flax import nnx
 
-from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models import layout
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import validate
 from skyreels_jax.pipelines.cache import enable_compilation_cache
+from skyreels_jax.pipelines.defaults import Defaults, read_defaults
 from skyreels_jax.pipelines.generate import MAX_TOKENS
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.model import VideoModel
 
-SETTINGS = "skyreels_jax.json"  # beside model_index.json: the model's own `Defaults`
 SAMPLE_BYTES = 1 << 16
 Modules = dict[str, nnx.Module]
 
@@ -39,7 +39,7 @@ class ModelSource:
 
     model_id: str
     configs: dict[str, Any]
-    defaults: validate.Defaults
+    defaults: Defaults
     load_tokenizer: Callable[[], Any]
     read: Callable[[str], Modules]
     state: Callable[[], bytes]
@@ -128,18 +128,11 @@ def open_folder(
     return ModelSource(
         model_id=model_id,
         configs={name: part.config for name, part in components.items()},
-        defaults=_defaults(path, folder.scheduler),
+        defaults=read_defaults(path, folder.scheduler),
         load_tokenizer=lambda: load_tokenizer(folder.tokenizer),
         read=read,
         state=lambda: weights_state(part.weights for part in components.values()),
     )
-
-
-def _defaults(path: pathlib.Path, scheduler: dict[str, Any]) -> validate.Defaults:
-    if (path / SETTINGS).exists():
-        return from_dict(validate.Defaults, layout.read_json(path / SETTINGS))
-    shift = scheduler.get("flow_shift", validate.Defaults.shift)
-    return from_dict(validate.Defaults, {"shift": shift})
 
 
 def load_tokenizer(path: pathlib.Path) -> Any:

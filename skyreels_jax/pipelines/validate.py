@@ -9,30 +9,12 @@ import numpy as np
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.pipelines.prompts import WAN_NEGATIVE_PROMPT
+from skyreels_jax.pipelines.defaults import Defaults
 
 RESOLUTIONS = {"540P": (544, 960), "720P": (720, 1280)}  # the official names: height, width
 DTYPES = ("float32", "bfloat16")
 MAX_SEED = 2**32 - 1
 MAX_FPS = 240.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """What a model makes when nothing is asked for: the file `skyreels_jax.json` in its folder.
-
-    The values here are those of the official text-to-video scripts at 540P.
-    """
-
-    num_frames: int = 97
-    height: int = 544
-    width: int = 960
-    fps: float = 24.0
-    inference_steps: int = 50
-    guidance_scale: float = 6.0
-    shift: float = 8.0
-    negative_prompt: str = WAN_NEGATIVE_PROMPT
-    batch_size: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.pipelines import prompts, validate
+from skyreels_jax.pipelines import defaults, prompts, validate
 
 GEOMETRY = validate.Geometry(latent_channels=16)
 
 
 def request(**options):
     options = {"prompt": "a red circle", **options}
-    return validate.make_request(validate.Defaults(), GEOMETRY, **options)
+    return validate.make_request(defaults.Defaults(), GEOMETRY, **options)
 
 
 def test_defaults_are_the_official_ones():
@@ -111,3 +111,14 @@ def test_film_names_are_distinct_and_safe():
     names = prompts.film_names(["A/b: c!", "A/b: c!", "???", "x" * 200], [1, 1, 2, 3])
     assert names[:3] == ["a-b-c_seed1", "a-b-c_seed1_2", "film_seed2"]
     assert len(names[3]) < 80
+
+
+def test_defaults_of_a_folder(tmp_path):
+    assert defaults.read_defaults(tmp_path, {"flow_shift": 5.0}).shift == 5.0
+    assert defaults.read_defaults(tmp_path, {}) == defaults.Defaults()
+    toy = defaults.toy_defaults(num_frames=33, shift=3.0)
+    defaults.write_defaults(tmp_path, toy)
+    assert defaults.read_defaults(tmp_path, {"flow_shift": 5.0}) == toy
+    (tmp_path / defaults.SETTINGS).write_text("{")
+    with pytest.raises(UserError, match="not readable as json"):
+        defaults.read_defaults(tmp_path, {})

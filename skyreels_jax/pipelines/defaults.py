@@ -1,0 +1,65 @@
+"""What a model makes when nothing is asked for."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines.prompts import WAN_NEGATIVE_PROMPT
+
+SETTINGS = "skyreels_jax.json"  # beside model_index.json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """Options of `VideoModel.generate`; the values here are the official ones at 540P.
+
+    batch_size: how many films are denoised side by side.
+    """
+
+    num_frames: int = 97
+    height: int = 544
+    width: int = 960
+    fps: float = 24.0
+    inference_steps: int = 50
+    guidance_scale: float = 6.0
+    shift: float = 8.0
+    negative_prompt: str = WAN_NEGATIVE_PROMPT
+    batch_size: int = 1
+
+
+def read_defaults(folder: pathlib.Path, scheduler: dict[str, Any]) -> Defaults:
+    """Returns what the folder states, or else the official values with its own shift."""
+    path = folder / SETTINGS
+    if not path.exists():
+        return from_dict(Defaults, {"shift": scheduler.get("flow_shift", Defaults.shift)})
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as json ({error})") from None
+    return from_dict(Defaults, values)
+
+
+def write_defaults(folder: pathlib.Path, defaults: Defaults) -> None:
+    """Writes the settings file of a model folder."""
+    text = json.dumps(to_dict(defaults), ensure_ascii=False, indent=2)
+    (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def toy_defaults(*, num_frames: int, shift: float) -> Defaults:
+    """Returns what a model trained on ToyFilm makes: clips like those it was trained on."""
+    from skyreels_jax.data.toy_film.world import FPS, SIZE
+
+    return Defaults(
+        num_frames=num_frames,
+        height=SIZE,
+        width=SIZE,
+        fps=float(FPS),
+        inference_steps=25,
+        guidance_scale=4.0,
+        shift=shift,
+        negative_prompt="",
+        batch_size=8,
+    )
