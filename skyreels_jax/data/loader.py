@@ -6,7 +6,7 @@ the same whether the run that asks for it was stopped and resumed or not.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from skyreels_jax.core.errors import UserError
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to samples: a TFDS data source, a latents store, a list."""
 

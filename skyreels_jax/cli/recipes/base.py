@@ -1,7 +1,7 @@
 """The protocol of a recipe, and the recipe of a kind."""
 
 import pathlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flax import nnx
 
@@ -10,6 +10,7 @@ from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """A kind of training run."""
 

@@ -1,0 +1,184 @@
+"""The loop: bit-exact resume with the data's position, a clean stop, metrics, stages."""
+
+import csv
+import os
+import signal
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.objectives.base import LossOutput
+from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
+from skyreels_jax.training.loop import fit
+from skyreels_jax.training.metrics import MetricsLog
+from skyreels_jax.training.optimizer import make_optimizer
+from skyreels_jax.training.state import init_state
+from skyreels_jax.training.step import make_train_step
+
+
+class Numbers:
+    """Samples that say who they are."""
+
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        return {"x": rng.standard_normal(4).astype(np.float32), "index": np.int32(index)}
+
+
+class Jitter(grain.transforms.RandomMap):
+    """A random choice of the loader."""
+
+    def random_map(self, element, rng):
+        return {**element, "x": element["x"] + rng.standard_normal(4).astype(np.float32)}
+
+
+def objective(model, batch, key, *, frozen=None):
+    """Randomness of loader and step both show in the parameters."""
+    x = batch["x"] + jax.random.normal(key, batch["x"].shape)
+    error = jnp.mean(jnp.square(model(x)), axis=-1)
+    order = jnp.sum(batch["index"] * jnp.arange(len(error))).astype(jnp.float32)
+    return LossOutput(error.sum(), jnp.float32(len(error)), {"order": order})
+
+
+def config(steps, **options):
+    stages = (StageConfig(steps=7, batch=4), StageConfig(steps=max(steps - 7, 0), batch=2))
+    optimizer = OptimizerConfig(warmup_steps=2, adam_learning_rate=0.01, learning_rate=0.01)
+    return TrainConfig(
+        kind="vae",
+        out="unused",
+        model=None,
+        objective=None,
+        data=DataConfig(),
+        stages=stages,
+        optimizer=optimizer,
+        ema_decay=0.9,
+        **{"log_every": 3, "save_every": 100, **options},
+    )
+
+
+def run(folder, settings, *, seen=None, stop_after=None):
+    """Trains the toy; `seen` collects the sample numbers of every batch."""
+    net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+    params = nnx.to_pure_dict(params)
+    tx = make_optimizer(settings.optimizer, params, 12)
+    step = make_train_step(objective, tx, graphdef, rest, seed=3, ema_decay=0.9)
+    count = [0]
+
+    def loader(stage, index):
+        data = (
+            grain.MapDataset.source(Numbers()).seed(index).shuffle().repeat().random_map(Jitter())
+        )
+
+        def look(batch):
+            count[0] += 1
+            if stop_after is not None and count[0] == stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if seen is not None:
+                seen.append(batch["index"].tolist())
+            return batch
+
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        data = data.batch(stage.batch, drop_remainder=True).to_iter_dataset(options)
+        return Watched(iter(data), look)
+
+    state = init_state(params, tx, ema=True)
+    return fit(step, state, config=settings, loader=loader, folder=folder)
+
+
+class Watched:
+    """An iterator that shows what it gives, with the position of the one inside."""
+
+    def __init__(self, inner, look):
+        self.inner, self.look = inner, look
+        self.get_state, self.set_state = inner.get_state, inner.set_state
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.look(next(self.inner))
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@pytest.mark.parametrize("cut", [3, 7, 9])
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, cut):
+    whole_seen, seen = [], []
+    whole = run(tmp_path / "whole", config(12), seen=whole_seen)
+    # The first part is stopped by a signal in its step `cut`; its schedule is that of the whole.
+    first = run(tmp_path / "cut", config(12), seen=seen, stop_after=cut)
+    assert (first.finished, int(first.state.step)) == (False, cut)
+    second = run(tmp_path / "cut", config(12), seen=seen)
+    assert second.finished and whole.finished
+    assert_same(whole.state, second.state)
+    assert seen == whole_seen and len(seen) == 12
+
+
+def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
+    run(tmp_path, config(12), stop_after=5)
+    result = run(tmp_path, config(12))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(set(steps)) and steps[-1] == 12
+    assert {"loss", "grad_norm", "skipped", "order", "clips_per_second"} <= set(rows[0])
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == 12
+        state, data = checkpoints.restore(12, result.state)
+        assert data["stage"] == 1
+        assert checkpoints.config(12)["optimizer"]["learning_rate"] == 0.01
+    assert_same(state, result.state)
+
+
+def test_a_finished_run_does_nothing(tmp_path):
+    seen = []
+    run(tmp_path, config(8), seen=seen)
+    again = run(tmp_path, config(8), seen=seen)
+    assert again.finished and len(seen) == 8
+
+
+def test_checkpoints_are_kept_as_asked(tmp_path):
+    run(tmp_path, config(12, save_every=2, keep=2))
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [10, 12]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path, config(7))
+    other = init_state({"kernel": jnp.zeros((4, 5))}, make_optimizer_of_one(), ema=True)
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(UserError, match="another model or optimizer"),
+    ):
+        checkpoints.restore(7, other)
+
+
+def make_optimizer_of_one():
+    return make_optimizer(OptimizerConfig(name="adam"), {"kernel": jnp.zeros((4, 5))}, 10)
+
+
+def test_rows_of_lost_steps_are_dropped_and_new_columns_join(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = MetricsLog(path, step=0)
+    for step in (1, 2, 3):
+        log.add({"step": step, "loss": 1.0 / step})
+    log = MetricsLog(path, step=2)
+    log.add({"step": 3, "loss": 0.25, "extra": 7})
+    log.add({"step": 4, "loss": 0.125})
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["extra"] for row in rows] == ["", "", "7", ""]
+    assert rows[2]["loss"] == "0.25"
