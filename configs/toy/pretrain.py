@@ -1,7 +1,7 @@
 """The miniature itself: diffusion transformer and text encoder, trained together on latents.
 
 Command:  skyreels-jax train --config configs/toy/pretrain.py     (after configs/toy/vae.py)
-Hardware: 2 CPU cores, float32.
+Hardware: 2 CPU cores, float32; 1.8 s of processor time a step, 0.9-1.0 s on two free cores.
 Result:   runs/toy/pretrain/export, a diffusers SkyReelsV2Pipeline folder.
 The first run encodes the clips.
 """
@@ -56,6 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "decay": "linear",
                 "adam_paths": (".*patch_embedding/kernel", ".*head/kernel"),
             },
+            "unroll": True,
             "ema_decay": 0.999,
             "flow_shift": 3.0,
             "log_every": 25,

@@ -50,7 +50,7 @@ def fit(
     must not be used afterwards: its buffers are donated.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    jitted = jax.jit(train_step, donate_argnums=0)
+    jitted = jax.jit(train_step, donate_argnums=0, compiler_options=_compiler_options())
     resolved = to_dict(config)
     with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
         data: dict = {}
@@ -70,6 +70,15 @@ def fit(
             reporter.flush()
             checkpoints.save(step, state, data=batches.position(), config=resolved)
     return FitResult(state, step >= total)
+
+
+def _compiler_options() -> dict[str, str] | None:
+    """XLA's options for the step; None for its defaults."""
+    # On CPU XLA hands products to YNNPACK; for a training step its own are a fifth faster (jax 0.10,
+    # two AVX-512 cores, the toy transformer: 1.44 s of processor time against 1.75 s a gradient).
+    if jax.default_backend() == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return None
 
 
 class _Batches:
