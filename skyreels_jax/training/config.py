@@ -98,7 +98,8 @@ class TrainConfig:
     stages: trained one after the other, one compiled step a shape.
     accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
     stay float32.
-    unroll: the network's equal layers are compiled one by one, not as a loop (kind "text_to_video").
+    unroll: the network's equal layers are compiled one by one, not as a loop (kind
+    "text_to_video").
     ema_decay: of the averaged parameters (0: none are kept).
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.

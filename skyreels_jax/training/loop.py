@@ -74,8 +74,9 @@ def fit(
 
 def _compiler_options() -> dict[str, str] | None:
     """XLA's options for the step; None for its defaults."""
-    # On CPU XLA hands products to YNNPACK; for a training step its own are a fifth faster (jax 0.10,
-    # two AVX-512 cores, the toy transformer: 1.44 s of processor time against 1.75 s a gradient).
+    # On CPU XLA hands products to YNNPACK; for a training step its own are a fifth faster (jax
+    # 0.10, two AVX-512 cores, the toy transformer: 1.44 s of processor time against 1.75 s a
+    # gradient).
     if jax.default_backend() == "cpu":
         return {"xla_cpu_experimental_ynn_fusion_type": ""}
     return None
