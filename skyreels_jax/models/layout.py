@@ -41,6 +41,7 @@ class Kind:
     """One sort of component: how its files are named and what they become.
 
     header: the entries of its config.json that name the architecture.
+    hints: entries that are written for other readers, and not read.
     official: its weight file in an official folder ("": the folder itself).
     """
 
@@ -50,6 +51,7 @@ class Kind:
     diffusers_table: Callable[[Any], Table]
     official_table: Callable[[Any], Table]
     header: dict[str, Any]
+    hints: dict[str, Any]
     basename: str
     official: str
 
@@ -62,6 +64,7 @@ KINDS = {
         diffusers_table=vae_weights.diffusers_table,
         official_table=vae_weights.official_table,
         header={"_class_name": "AutoencoderKLWan"},
+        hints={},
         basename="diffusion_pytorch_model",
         official="Wan2.1_VAE.pth",
     ),
@@ -72,6 +75,8 @@ KINDS = {
         diffusers_table=umt5_weights.diffusers_table,
         official_table=umt5_weights.official_table,
         header={"architectures": ["UMT5EncoderModel"], "model_type": "umt5"},
+        # Else transformers computes in the stored type, and diffusers the rest in float32.
+        hints={"dtype": "float32"},
         basename="model",
         official="models_t5_umt5-xxl-enc-bf16.pth",
     ),
@@ -82,6 +87,7 @@ KINDS = {
         diffusers_table=dit_weights.diffusers_table,
         official_table=dit_weights.official_table,
         header={"_class_name": "SkyReelsV2Transformer3DModel"},
+        hints={},
         basename="diffusion_pytorch_model",
         official="",
     ),
@@ -277,7 +283,8 @@ def save_component(
 
 def write_config(folder: pathlib.Path, name: str, config: Any) -> None:
     """Writes the config.json of component `name` in diffusers form."""
-    write_json(folder / "config.json", {**KINDS[name].header, **to_dict(config)})
+    kind = KINDS[name]
+    write_json(folder / "config.json", {**kind.header, **kind.hints, **to_dict(config)})
 
 
 def write_index(

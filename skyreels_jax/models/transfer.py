@@ -15,6 +15,7 @@ from skyreels_jax.models.layout import (
     KINDS,
     MAX_SHARD_BYTES,
     TOKENIZER,
+    Component,
     ModelFolder,
     abstract_model,
     read_folder,
@@ -22,10 +23,10 @@ from skyreels_jax.models.layout import (
     write_index,
     write_json,
 )
-from skyreels_jax.weights.convert import match, transcode
+from skyreels_jax.weights.convert import transcode
 from skyreels_jax.weights.pth import require_torch, write_pth
 from skyreels_jax.weights.reader import open_source
-from skyreels_jax.weights.writer import write_safetensors
+from skyreels_jax.weights.writer import Tensors, write_safetensors
 
 SETTINGS = "skyreels_jax.json"  # what the model makes when nothing is asked for (pipelines)
 IMAGE_PARTS = ("image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
@@ -56,11 +57,10 @@ def convert_folder(
     if form == "official":
         require_torch(target / KINDS["vae"].official)
         to_official(model.components["transformer"].config)
-    for name, part in model.components.items():
-        match(part.table, open_source(part.weights), abstract_model(name, part.config)[1])
+    streams = {name: _stream(part, form, dtype) for name, part in model.components.items()}
     with _appearing(target) as partial:
         write = _write_diffusers if form == "diffusers" else _write_official
-        write(model, partial, dtype, max_shard_bytes)
+        write(model, partial, streams, max_shard_bytes)
     return read_folder(target)
 
 
@@ -105,12 +105,17 @@ def _appearing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _tensors(model: ModelFolder, name: str, form: str, dtype: Any) -> Iterator:
-    part, kind = model.components[name], KINDS[name]
+def _stream(part: Component, form: str, dtype: Any) -> Tensors:
+    """Returns the tensors of `part` as `form` stores them, read when asked for; checks them now."""
+    kind = KINDS[part.name]
     table = kind.diffusers_table if form == "diffusers" else kind.official_table
-    abstract = abstract_model(name, part.config)[1]
-    source = open_source(part.weights)
-    return transcode(source, part.table, table(part.config), abstract, dtype=dtype)
+    return transcode(
+        open_source(part.weights),
+        part.table,
+        table(part.config),
+        abstract_model(part.name, part.config)[1],
+        dtype=dtype,
+    )
 
 
 def _copy(model: ModelFolder, folder: pathlib.Path, form: str) -> None:
@@ -119,12 +124,14 @@ def _copy(model: ModelFolder, folder: pathlib.Path, form: str) -> None:
         shutil.copy(model.path / SETTINGS, folder / SETTINGS)
 
 
-def _write_diffusers(model: ModelFolder, folder: pathlib.Path, dtype: Any, max_shard_bytes: int):
+def _write_diffusers(
+    model: ModelFolder, folder: pathlib.Path, streams: dict[str, Tensors], max_shard_bytes: int
+) -> None:
     for name, part in model.components.items():
         (folder / name).mkdir()
         write_safetensors(
             folder / name,
-            _tensors(model, name, "diffusers", dtype),
+            streams[name],
             max_shard_bytes=max_shard_bytes,
             basename=KINDS[name].basename,
         )
@@ -133,12 +140,14 @@ def _write_diffusers(model: ModelFolder, folder: pathlib.Path, dtype: Any, max_s
     write_index(folder, scheduler=model.scheduler, pipeline=model.pipeline)
 
 
-def _write_official(model: ModelFolder, folder: pathlib.Path, dtype: Any, max_shard_bytes: int):
+def _write_official(
+    model: ModelFolder, folder: pathlib.Path, streams: dict[str, Tensors], max_shard_bytes: int
+) -> None:
     for name in ("vae", "text_encoder"):
-        write_pth(folder / KINDS[name].official, _tensors(model, name, "official", dtype))
+        write_pth(folder / KINDS[name].official, streams[name])
     write_safetensors(
         folder,
-        _tensors(model, "transformer", "official", dtype),
+        streams["transformer"],
         max_shard_bytes=max_shard_bytes,
         basename="model",
     )

@@ -165,13 +165,18 @@ def transcode(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the tensors of `source`, stored by the table `read`, as the table `write` stores them.
 
-    One tensor at a time. Raises `UserError` as `load_tree` does, before the first tensor.
+    One tensor at a time. Raises `UserError` as `load_tree` does, when called.
     """
     held = {(s.path, s.index): (name, s) for name, s in match(read, source, abstract).items()}
-    for name, slot in plan(write, abstract).items():
-        old, stored = held[slot.path, slot.index]
-        array = slot.transform.inverse(stored.transform.forward(source.read(old)))
-        yield name, np.asarray(cast(old, array, target_dtype(array.dtype, dtype)), order="C")
+    wanted = plan(write, abstract)
+
+    def tensors():
+        for name, slot in wanted.items():
+            old, stored = held[slot.path, slot.index]
+            array = slot.transform.inverse(stored.transform.forward(source.read(old)))
+            yield name, np.asarray(cast(old, array, target_dtype(array.dtype, dtype)), order="C")
+
+    return tensors()
 
 
 def target_dtype(old: Any, new: Any) -> np.dtype:

@@ -70,4 +70,7 @@ def write_pth(path: str | pathlib.Path, tensors: Iterable[tuple[str, np.ndarray]
             state[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         else:
             state[name] = torch.from_numpy(array)
-    torch.save(state, path)
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # such as a full disk
+        raise OSError(str(error).split("\n")[0]) from None
