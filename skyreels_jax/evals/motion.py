@@ -54,6 +54,6 @@ def _straight(track: np.ndarray, travel: np.ndarray) -> float:
     """Returns the mean squared error of the path from the best start, turning at the walls."""
     start = np.clip(_STARTS, *WALLS)  # a start beyond a wall: the same path, shifted
     paths = world.triangle_wave(start[:, None] + travel[None], *WALLS) + (_STARTS - start)[:, None]
-    if np.ptp(travel) <= WALLS[1] - WALLS[0]:  # a short film need not turn, wherever it is
+    if travel.max() <= WALLS[1] - WALLS[0]:  # a short film need not turn, wherever it is
         paths = np.concatenate([paths, ((track - travel).mean() + travel)[None]])
     return float(((paths - track[None]) ** 2).mean(1).min())

@@ -10,12 +10,12 @@ _PAPER, _INK = (250, 250, 248), (40, 42, 48)
 
 
 def contact_sheet(
-    films: Sequence[UInt8[np.ndarray, "T H W 3"]],
+    films: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
     captions: Sequence[str],
     *,
     columns: int = 9,
     width: int = 1200,
-) -> UInt8[np.ndarray, "rows width 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """Returns one image, `width` pixels wide: a row of `columns` evenly spaced frames for every
     film (first and last frame included), its caption below, wrapped to the width.
     """

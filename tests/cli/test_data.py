@@ -31,7 +31,7 @@ def test_build_prepares_the_dataset(tmp_path, capsys):
 
 def test_judge_prints_its_accuracy(capsys):
     assert run("judge", "--num", "3", "--num_frames", "17", "--noise", "4") == 0
-    assert "camera_motion    1.000" in " ".join(capsys.readouterr().out.split(" "))
+    assert "camera_motion 1.000" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

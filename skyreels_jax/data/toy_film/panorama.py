@@ -100,16 +100,16 @@ class _Canvas:
         self.y = ((step[: SUPERSAMPLE * SIZE] + 0.5) / SUPERSAMPLE)[:, None]
         self.pixels = np.zeros((self.y.size, self.x.size, 3), np.float32)
 
-    def dx(self, x: float) -> np.ndarray:
+    def dx(self, x: float | int) -> np.ndarray:
         """Horizontal distance to `x`, shortest way round the strip."""
         return np.mod(self.x - x + PANORAMA_WIDTH / 2, PANORAMA_WIDTH) - PANORAMA_WIDTH / 2
 
-    def paint(self, distance: np.ndarray, colour: np.ndarray) -> None:
+    def paint(self, distance: np.ndarray, colour) -> None:
         """Covers the points of negative signed distance with `colour`."""
         alpha = np.clip(0.5 - distance / SOFTNESS, 0, 1)[..., None]
         self.pixels += alpha * (np.asarray(colour, np.float32) - self.pixels)
 
-    def gradient(self, top: float, bottom: float, colours) -> np.ndarray:
+    def gradient(self, top: float | int, bottom: float | int, colours) -> np.ndarray:
         """Returns a vertical blend of two colours between two rows."""
         share = np.clip((self.y - top) / (bottom - top), 0, 1)[..., None]
         first, last = np.asarray(colours, np.float32)
