@@ -27,7 +27,7 @@ def get_config():
         "objective": {"kl_weight": 1e-6},
         "data": {"folder": "%(root)s/data", "clips": 16, "num_frames": 5, "captions": 2},
         "stages": ({"steps": 3, "batch": 2, "frames": 5, "size": 16},),
-        "optimizer": {"name": "muon", "learning_rate": 1e-3, "warmup_steps": 1},
+        "optimizer": {"name": "adam", "adam_learning_rate": 1e-3, "warmup_steps": 1},
         "log_every": 2,
         "save_every": 2,
     })
@@ -142,12 +142,12 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
         (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),
-        (["--confg", "x"], "did you mean '--config'?"),
+        (["--otu", "x"], "did you mean '--out'?"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(runs, capfd, args, message):
-    config = [] if args[0].startswith("--conf") else ["--config", str(runs / "video.py")]
-    assert main(["train", *config, "--set", f"out={runs}/bad", *args]) == 2
+    config = ["--config", str(runs / "video.py"), "--set", f"out={runs}/bad"]
+    assert main(["train", *config, *args]) == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("skyreels-jax: ") and message in error
     assert not (runs / "bad").exists()
