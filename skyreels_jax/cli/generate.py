@@ -4,7 +4,7 @@ Each film is an .mp4 with a .json beside it, from which --from makes the same fi
 not given is the model's own default. The whole request is checked before anything is loaded.
 
 examples:
-  skyreels-jax generate --prompt "A red ring glides slowly to the right in a meadow, close-up." --seed 3
+  skyreels-jax generate --prompt "A red ring glides slowly to the right, close-up." --seed 3
   skyreels-jax generate --prompts_file prompts.txt --num_frames 33 --outdir films --sheet
   skyreels-jax generate --from out/a-red-ring_seed3.json --guidance_scale 6 --overwrite
   skyreels-jax generate --model_id Skywork/SkyReels-V2-T2V-14B-540P-Diffusers --resolution 540P \\

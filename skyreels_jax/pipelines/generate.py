@@ -88,7 +88,7 @@ def denoise(
 
 
 def decode(
-    graphdef: Any, params: Params, latents: Float[Array, "1 T H W C"]
+    graphdef: Any, params: Params, latents: Float[np.ndarray, "1 T H W C"]
 ) -> UInt8[np.ndarray, "F P Q 3"]:
     """Returns the frames of one film from its latents, one latent frame after the other.
 
@@ -99,9 +99,9 @@ def decode(
 
 
 def decoded_chunks(
-    graphdef: Any, params: Params, latents: Float[Array, "1 T H W C"]
+    graphdef: Any, params: Params, latents: Float[np.ndarray, "1 T H W C"]
 ) -> Iterator[UInt8[np.ndarray, "F P Q 3"]]:
-    """Yields one frame, then four at a time."""
+    """Yields one frame, then four at a time; cutting on the host compiles nothing."""
     cache = None
     for t in range(latents.shape[1]):
         pixels, cache = compiled_decode(graphdef, params, latents[:, t : t + 1], cache)

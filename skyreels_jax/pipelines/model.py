@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 import skyreels_jax
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
+from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.recipe import Recipe
@@ -110,18 +111,21 @@ class VideoModel:
         if latents is not None:
             latents = check_latents(latents, (count, *shape))
         params = self._params_in(request.dtype)
-        texts = [*request.prompts, request.negative_prompt]
+        prompts = [clean_prompt(text) for text in request.prompts]
+        negative = clean_prompt(request.negative_prompt)
+        texts = [*prompts, negative]
         contexts = parts.encode_texts(self._graphdef, params, self.source.tokenizer, texts)
         for rows in _batches(count, request.batch_size):
             if latents is None:
                 noise = parts.initial_noise([request.seeds[i] for i in rows], shape)
             else:
                 noise = jnp.asarray(latents[rows])
-            cond = self._condition([contexts[request.prompts[i]] for i in rows], request)
-            null_cond = self._condition([contexts[request.negative_prompt]] * len(rows), request)
+            cond = self._condition([contexts[prompts[i]] for i in rows], request)
+            null_cond = self._condition([contexts[negative]] * len(rows), request)
             denoised = parts.denoise(
                 self._graphdef, params, noise, cond, null_cond, request, progress=progress
             )
+            denoised = np.asarray(denoised)
             for row, i in enumerate(dict.fromkeys(rows)):
                 frames = parts.decode(self._vae_graphdef, self._vae_params, denoised[row : row + 1])
                 given = None if latents is None else latents[i]

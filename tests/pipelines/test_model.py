@@ -111,6 +111,7 @@ def test_the_recipe_says_everything(micro, micro_folder):
 def test_noise_is_named_by_seed_alone():
     two = initial_noise([3, 4], (2, 2, 2, 1))
     np.testing.assert_array_equal(two[1], initial_noise([4], (2, 2, 2, 1))[0])
+    assert not np.array_equal(*(initial_noise([s], (2, 2, 2, 1)) for s in (2**31, 2**32 - 1)))
     big = initial_noise([0], (8, 16, 16, 4))
     assert abs(float(big.mean())) < 0.03 and abs(float(big.std()) - 1) < 0.03
 
