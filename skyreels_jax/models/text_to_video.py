@@ -42,7 +42,7 @@ class TextToVideo(nnx.Module):
         context_weight: Float[Array, "B S"] | None = None,
         remat: str = "none",
         **conditions: Any,
-    ) -> Latents:
+    ) -> Float[Array, "B T H W O"]:
         """Returns the velocity. Pass `input_ids` and `length`, or what `encode` made of them.
 
         `conditions` (`fps`, `image_context`, `attention`) go to the transformer as they are.

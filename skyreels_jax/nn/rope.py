@@ -8,7 +8,7 @@ from skyreels_jax.core.errors import UserError
 
 
 def axis_widths(head_dim: int) -> tuple[int, int, int]:
-    """Returns how many of `head_dim` channels turn with time (the rest), height, width (a third)."""
+    """Returns how many channels of a head turn with time (the rest), height and width (a third)."""
     space = 2 * (head_dim // 6)
     return head_dim - 2 * space, space, space
 

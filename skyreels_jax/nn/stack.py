@@ -49,6 +49,6 @@ def scan(
         policy = (
             jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         )
-        # Inside a scan the compiler cannot merge the recomputation with the forward pass.
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+        # Only unrolled could the compiler merge the recomputation with the forward pass.
+        layer = jax.checkpoint(layer, prevent_cse=unroll, policy=policy)
     return jax.lax.scan(layer, carry, state, unroll=unroll)[0]

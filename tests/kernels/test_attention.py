@@ -26,7 +26,7 @@ MASKS = {
 def _weights(batch: int, keys: int) -> jax.Array:
     weights = np.random.default_rng(1).uniform(0, 3, (batch, keys))
     weights[:, ::4] = 0
-    weights[:, 1] = 480
+    weights[:, 1] = 20
     return jnp.asarray(weights, jnp.float32)
 
 

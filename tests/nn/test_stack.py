@@ -36,13 +36,15 @@ def test_shapes_without_arrays():
     assert shapes["linear"]["bias"].shape == (3, 4)
 
 
-@pytest.mark.parametrize("remat", REMAT)
-def test_scan_is_a_loop_over_layers_forward_and_backward(remat):
+@pytest.mark.parametrize(
+    ("remat", "unroll"), [(remat, False) for remat in REMAT] + [("none", True), ("block", True)]
+)
+def test_scan_is_a_loop_over_layers_forward_and_backward(remat, unroll):
     graphdef, state = nnx.split(make())
     x = jnp.arange(8.0).reshape(2, 4)
 
     def scanned(state):
-        y = scan(nnx.merge(graphdef, state), x, 0.1, remat=remat, scale=0.5)
+        y = scan(nnx.merge(graphdef, state), x, 0.1, remat=remat, unroll=unroll, scale=0.5)
         return jnp.sum(jnp.sin(y)), y
 
     def looped(state):
