@@ -1,7 +1,7 @@
 """The miniature's video VAE, trained on ToyFilm.
 
 Command:  skyreels-jax train --config configs/toy/vae.py
-Hardware: 2 CPU cores, float32.
+Hardware: 2 CPU cores, float32; 0.36 s, then 0.65 s a step beside other work.
 Result:   runs/toy/vae/export/vae, a diffusers AutoencoderKLWan folder.
 """
 
@@ -23,17 +23,17 @@ def get_config() -> ml_collections.ConfigDict:
                 "latents_mean": (0.0,) * 16,
                 "latents_std": (1.0,) * 16,
             },
-            "objective": {"gradient_weight": 0.5, "kl_weight": 1e-6},
-            "data": {"folder": "runs/data", "split": "train", "clips": 8192, "captions": 8},
+            "objective": {"gradient_weight": 0.5, "kl_weight": 3e-3},
+            "data": {"folder": "runs/data", "split": "train", "clips": 5000, "captions": 8},
             # Small crops first: most of what a VAE has to learn is local, and a step costs a fifth.
             "stages": (
-                {"steps": 3600, "batch": 8, "frames": 9, "size": 32},
-                {"steps": 900, "batch": 2, "frames": 17, "size": 64},
+                {"steps": 4000, "batch": 4, "frames": 9, "size": 32},
+                {"steps": 900, "batch": 1, "frames": 17, "size": 64},
             ),
             "optimizer": {
                 "name": "muon",
-                "learning_rate": 4e-3,
-                "adam_learning_rate": 4e-3,
+                "learning_rate": 3e-3,
+                "adam_learning_rate": 3e-3,
                 "warmup_steps": 50,
                 "decay_start": 0.0,
                 "decay": "cosine",

@@ -9,6 +9,9 @@ from flax import nnx
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 
+# A loop copies what the backward pass needs into stacks: on CPU the gradient of six layers of width
+# 192 took 1.71 s of processor time looped, 1.54 s with lax.scan(unroll=True), 1.40 s written out.
+UNROLLED = 8
 REMAT = ("none", "block", "dots")
 
 
@@ -28,17 +31,16 @@ def scan(
     carry: Any,
     *args: Any,
     remat: str = "none",
-    unroll: bool = False,
     **kwargs: Any,
 ) -> Any:
     """Returns the carry after `carry = layer(carry, *args, **kwargs)` for every layer of `stacked`.
 
-    `unroll` writes the layers out instead of looping: on CPU the gradient of eight small layers is
-    a fifth faster (nothing is copied into stacks for the backward pass) and compiles 1.5x slower.
+    A shallow stack (depth <= UNROLLED) is written out instead of looped over.
     `remat`: "none" keeps every intermediate for the backward pass, "dots" the results of products
     with weights only, "block" nothing but the input of each layer. Else raises `UserError`.
     """
     graphdef, state = nnx.split(stacked)
+    depth = jax.tree.leaves(state)[0].shape[0]
 
     def layer(carry: Any, state: Any) -> tuple[Any, None]:
         return nnx.merge(graphdef, state)(carry, *args, **kwargs), None
@@ -49,6 +51,10 @@ def scan(
         policy = (
             jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         )
-        # Only unrolled could the compiler merge the recomputation with the forward pass.
-        layer = jax.checkpoint(layer, prevent_cse=unroll, policy=policy)
-    return jax.lax.scan(layer, carry, state, unroll=unroll)[0]
+        # Only written out could the compiler merge the recomputation with the forward pass.
+        layer = jax.checkpoint(layer, prevent_cse=depth <= UNROLLED, policy=policy)
+    if depth > UNROLLED:
+        return jax.lax.scan(layer, carry, state)[0]
+    for index in range(depth):
+        carry, _ = layer(carry, jax.tree.map(lambda leaf, index=index: leaf[index], state))
+    return carry

@@ -98,8 +98,6 @@ class TrainConfig:
     stages: trained one after the other, one compiled step a shape.
     accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
     stay float32.
-    unroll: the network's equal layers are compiled one by one, not as a loop (kind
-    "text_to_video").
     ema_decay: of the averaged parameters (0: none are kept).
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
@@ -115,7 +113,6 @@ class TrainConfig:
     seed: int = 0
     accumulate: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: bool = False
     ema_decay: float = 0.0
     log_every: int = 25
     save_every: int = 500

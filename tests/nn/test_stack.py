@@ -8,7 +8,7 @@ from flax import nnx
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.nn.linear import Linear
-from skyreels_jax.nn.stack import REMAT, scan, stack
+from skyreels_jax.nn.stack import REMAT, UNROLLED, scan, stack
 
 
 class Layer(nnx.Module):
@@ -19,8 +19,8 @@ class Layer(nnx.Module):
         return x + jnp.tanh(self.linear(x)) * scale + shift
 
 
-def make() -> nnx.Module:
-    return stack(lambda rngs: Layer(rngs=rngs), 3, rngs=nnx.Rngs(0))
+def make(depth: int = 3) -> nnx.Module:
+    return stack(lambda rngs: Layer(rngs=rngs), depth, rngs=nnx.Rngs(0))
 
 
 def test_layers_are_independent_draws_on_a_leading_axis():
@@ -37,19 +37,19 @@ def test_shapes_without_arrays():
 
 
 @pytest.mark.parametrize(
-    ("remat", "unroll"), [(remat, False) for remat in REMAT] + [("none", True), ("block", True)]
+    ("remat", "depth"), [(remat, depth) for remat in REMAT for depth in (3, UNROLLED + 1)]
 )
-def test_scan_is_a_loop_over_layers_forward_and_backward(remat, unroll):
-    graphdef, state = nnx.split(make())
+def test_scan_is_a_loop_over_layers_forward_and_backward(remat, depth):
+    graphdef, state = nnx.split(make(depth))
     x = jnp.arange(8.0).reshape(2, 4)
 
     def scanned(state):
-        y = scan(nnx.merge(graphdef, state), x, 0.1, remat=remat, unroll=unroll, scale=0.5)
+        y = scan(nnx.merge(graphdef, state), x, 0.1, remat=remat, scale=0.5)
         return jnp.sum(jnp.sin(y)), y
 
     def looped(state):
         y = x
-        for i in range(3):
+        for i in range(depth):
             layer = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
             y = layer(y, 0.1, scale=0.5)
         return jnp.sum(jnp.sin(y)), y

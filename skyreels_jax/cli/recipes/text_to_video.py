@@ -56,9 +56,10 @@ class TextToVideoRecipe:
         )
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs) -> TextToVideo:
-        transformer = SkyReelsV2Transformer3D(config.model.transformer, rngs=rngs)
-        transformer.unroll = config.unroll
-        return TextToVideo(transformer, UMT5Encoder(config.model.text_encoder, rngs=rngs))
+        return TextToVideo(
+            SkyReelsV2Transformer3D(config.model.transformer, rngs=rngs),
+            UMT5Encoder(config.model.text_encoder, rngs=rngs),
+        )
 
     def loader(self, config: TrainConfig) -> Loader:
         store = prepare_latents(config.data)

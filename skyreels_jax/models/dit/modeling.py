@@ -93,7 +93,6 @@ class SkyReelsV2Transformer3D(nnx.Module):
         width = config.width
         small = {"kernel_init": normal(0.02), "rngs": rngs}
         self.config = config
-        self.unroll = False  # of `nn.stack.scan`; whoever trains may set it
         self.patch_embedding = PatchEmbedding(config, rngs=rngs)
         self.text_embedder = MLP(config.text_dim, width, width, activation=gelu_tanh, **small)
         self.time_embedder = MLP(
@@ -143,7 +142,6 @@ class SkyReelsV2Transformer3D(nnx.Module):
             self.patch_embedding(latents),
             modulation,
             remat=remat,
-            unroll=self.unroll,
             context=self.text_embedder(context),
             rope=rope_table(
                 grid, head_dim=config.attention_head_dim, max_seq_len=config.rope_max_seq_len
