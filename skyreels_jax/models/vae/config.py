@@ -31,7 +31,7 @@ class VAEConfig:
     is_residual: Wan 2.2's stages, with parameter-free pooled and repeated shortcuts.
     in_channels, out_channels: after folding `patch_size` x `patch_size` pixels into channels.
     latents_mean, latents_std: one per latent channel, used by `normalize`.
-    scale_factor_temporal, scale_factor_spatial: must state what the stages give (None: derived).
+    scale_factor_temporal, scale_factor_spatial: must state what the stages give (None: filled in).
 
     Raises `UserError` for a combination that no model has.
     """
@@ -78,7 +78,9 @@ class VAEConfig:
             ("scale_factor_temporal", self.temporal_factor),
             ("scale_factor_spatial", self.spatial_factor),
         ):
-            if getattr(self, name) not in (None, legal):
+            if getattr(self, name) is None:  # diffusers cannot decode without it
+                object.__setattr__(self, name, legal)
+            if getattr(self, name) != legal:
                 raise UserError(
                     f"{name} = {getattr(self, name)}, but dim_mult, temperal_downsample and"
                     f" patch_size give {legal}"

@@ -8,7 +8,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import PRNGKey
 from skyreels_jax.nn.conv import CausalConv3D
 
-Cache = tuple[Float[Array, "B P H W C"], ...]
+Cache = tuple[Float[Array, "_ _ _ _ _"], ...]  # every layer has a size of its own
 
 
 class Stream:

@@ -18,23 +18,25 @@ from vae_oracle import (
     torch_video,
 )
 
+from skyreels_jax.models.vae import AutoencoderKLWan
 from skyreels_jax.models.vae.weights import diffusers_table
 from skyreels_jax.weights.convert import export_tree
 
+THREE = {"dim_mult": (1, 2, 2), "temperal_downsample": (True, True)}
 CASES = {
     "wan21": ({}, (2, 9, 40, 24, 3)),
-    "one frame": ({}, (1, 1, 16, 8, 3)),
-    "long": ({"num_res_blocks": 2, "dim_mult": (1, 2, 2, 2)}, (1, 17, 24, 8, 3)),
+    "one frame": (THREE, (1, 1, 12, 8, 3)),
+    "long": (THREE | {"num_res_blocks": 2}, (1, 17, 12, 8, 3)),
     "other time order": (
         {"temperal_downsample": (True, False, True), "decoder_base_dim": 6, "z_dim": 3},
-        (2, 5, 8, 24, 3),
+        (1, 5, 8, 24, 3),
     ),
     "two stages": (
         {"temperal_downsample": (True,), "dim_mult": (1, 3), "in_channels": 2, "out_channels": 1},
         (1, 5, 6, 10, 2),
     ),
     "wan22": (RESIDUAL, (2, 5, 32, 48, 3)),
-    "encoder attention": ({"attn_scales": (1.0, 0.25)}, (1, 5, 8, 16, 3)),
+    "encoder attention": (THREE | {"attn_scales": (1.0, 0.25)}, (1, 5, 4, 8, 3)),
 }
 
 
@@ -65,10 +67,10 @@ def test_encode_and_decode(name):
 
 
 def test_bfloat16_stays_within_3_percent():
-    _, graphdef, params = pair(config())
+    _, graphdef, params = pair(config(**THREE))
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
     video = random_video(1, 5, 16, 16, 3)
-    latents = 2 * random_video(1, 2, 2, 2, 4)
+    latents = 2 * random_video(1, 2, 4, 4, 4)
     for method, inputs in (("encode", video), ("decode", latents)):
         exact = jax.tree.leaves(call(graphdef, method)(params, inputs))[0]
         rough = jax.tree.leaves(call(graphdef, method)(half, inputs))[0]
@@ -103,9 +105,12 @@ def test_gradients_equal_torch_autograd():
 
 
 def test_normalize_as_the_pipelines_do():
-    _, graphdef, params = pair(config())
-    model = nnx.merge(graphdef, params)
-    latents = random_video(2, 3, 2, 2, 4)
+    model = AutoencoderKLWan(config(dim_mult=(1,), temperal_downsample=()), rngs=nnx.Rngs(0))
+    latents = np.asarray(random_video(2, 3, 2, 2, 4))
     mean, std = (np.asarray(v) for v in (model.config.latents_mean, model.config.latents_std))
-    np.testing.assert_allclose(model.normalize(latents), (latents - mean) / std, rtol=1e-5)
-    np.testing.assert_allclose(model.denormalize(model.normalize(latents)), latents, atol=1e-6)
+    np.testing.assert_allclose(
+        model.normalize(jnp.asarray(latents)), (latents - mean) / std, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        model.denormalize(model.normalize(jnp.asarray(latents))), latents, atol=1e-6
+    )
