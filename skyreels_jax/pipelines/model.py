@@ -22,7 +22,7 @@ from skyreels_jax.pipelines.validate import Request, check_latents
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.load import ModelSource
 
-OFFICIAL_SLOW_FPS = 16  # the fps embedding knows two rates: 16, and anything else (24)
+SLOW_FPS, FPS = 16, 24  # the fps embedding knows two rates: 16, and anything else
 Number = float | int
 
 
@@ -141,8 +141,8 @@ class VideoModel:
     def _condition(self, contexts: list, request: Request) -> dict[str, Array]:
         cond = jax.tree.map(lambda *rows: jnp.concatenate(rows), *contexts)
         if self.source.tells_fps:
-            index = 0 if request.fps == OFFICIAL_SLOW_FPS else 1
-            cond["fps"] = jnp.full(len(contexts), index, jnp.int32)
+            rate = SLOW_FPS if request.fps == SLOW_FPS else FPS
+            cond["fps"] = jnp.full(len(contexts), rate, jnp.int32)
         return cond
 
     def _recipe(self, request: Request, index: int, latents: np.ndarray | None) -> Recipe:
