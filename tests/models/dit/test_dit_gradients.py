@@ -18,8 +18,7 @@ CONFIG = dataclasses.replace(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("remat", ["none", "block"])
-def test_gradients_equal_torch(remat):
+def test_gradients_equal_torch():
     theirs, ours = pair(CONFIG)
     rng = np.random.default_rng(0)
 
@@ -49,7 +48,7 @@ def test_gradients_equal_torch(remat):
             text,
             fps=jnp.asarray([24]),
             image_context=image,
-            remat=remat,
+            remat="block",  # half the time to compile; nn/test_stack.py shows that all kinds agree
         )
         return jnp.sum(velocity * cotangent)
 
