@@ -33,7 +33,6 @@ def find(model_id: str) -> "ModelSource":
 
     Raises `UserError` as `load` does, but for what only the weights can tell.
     """
-    from skyreels_jax.pipelines.run import open_run
     from skyreels_jax.pipelines.source import open_folder
 
     path = pathlib.Path(model_id).expanduser()
@@ -41,6 +40,8 @@ def find(model_id: str) -> "ModelSource":
         path = pathlib.Path(str(importlib.resources.files("skyreels_jax"))) / "assets" / TINY
         return open_folder(TINY, path)
     if (path / "checkpoints").is_dir():
+        from skyreels_jax.pipelines.run import open_run  # brings Orbax, which nobody else needs
+
         return open_run(path)
     if path.exists() or not HUB_ID.fullmatch(model_id):
         return open_folder(str(path.resolve()), path)

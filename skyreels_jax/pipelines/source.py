@@ -136,14 +136,20 @@ def open_folder(
 
 
 def load_tokenizer(path: pathlib.Path) -> Any:
-    """Returns the tokenizer in folder `path`; raises `UserError` if it is damaged."""
-    from transformers import AutoTokenizer
+    """Returns the tokenizer of the tokenizer.json in folder `path`; `UserError` if damaged."""
+    # Not AutoTokenizer: it imports torch where there is one, which takes seconds.
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that T5's own class would read the same file
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return PreTrainedTokenizerFast.from_pretrained(path)
     except Exception as error:  # transformers raises whatever its parsers raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a tokenizer that transformers reads ({reason})") from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def default_dtype() -> str:
