@@ -37,11 +37,6 @@ def test_json_results_and_sheet(evaluate, tmp_path):
     assert iio.imread(tmp_path / "out" / "sheet.png").shape[1] == 1200
 
 
-def test_a_table_for_people(evaluate):
-    code, out, _ = evaluate("--prompts", "held_out_combinations", "--num", "1")
-    assert code == 0 and "camera_motion" in out and "sheet.png" in out
-
-
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
