@@ -95,6 +95,8 @@ class TrainConfig:
     resolved.
 
     kind: what is trained; "vae" on pixels, "text_to_video" on latents.
+    start: folder of a finished run whose weights this one begins with (averaged ones if it kept
+    them); "" begins with random ones.
     stages: trained one after the other, one compiled step a shape.
     accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
     stay float32.
@@ -110,6 +112,7 @@ class TrainConfig:
     data: DataConfig
     stages: tuple[StageConfig, ...]
     optimizer: OptimizerConfig
+    start: str = ""
     seed: int = 0
     accumulate: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"

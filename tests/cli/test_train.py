@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from skyreels_jax.cli.main import main
 
@@ -121,6 +122,24 @@ def test_a_finished_run_trains_no_further_and_exports_again(runs, capfd):
     args = ["--export_only", "--export_dtype", "float32"]
     assert main(["train", "--config", str(runs / "video.py"), *args]) == 0
     assert (target / "model_index.json").is_file()
+
+
+def test_a_run_starts_from_another_and_leaves_frozen_weights_alone(runs, capfd):
+    out = runs / "decoder"
+    changes = {"start": runs / "vae", "out": out, "optimizer.frozen": "('encoder/.*', 'quant_.*')"}
+    args = ["train", "--config", str(runs / "vae.py")]
+    for path, value in changes.items():
+        args += ["--set", f"{path}={value}"]
+    assert main([*args, "--export_dtype", "float16"]) == 0
+    first, second = (
+        load_file(folder / "export" / "vae" / "diffusion_pytorch_model.safetensors")
+        for folder in (runs / "vae", out)
+    )
+    same = {name for name in first if np.array_equal(first[name], second[name])}
+    assert {name for name in first if name.startswith(("encoder.", "quant_conv."))} <= same
+    assert "decoder.conv_out.weight" not in same
+    assert main([*args[:-6], "--set", f"start={runs}/nowhere", "--set", f"out={out}2"]) == 2
+    assert "holds no checkpoints; train that run first" in capfd.readouterr().err
 
 
 def test_stale_latents_are_refused(runs, capfd):

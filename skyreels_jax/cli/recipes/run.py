@@ -10,6 +10,7 @@ from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
+from skyreels_jax.core.types import Params
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
@@ -25,6 +26,8 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
     model = recipe.make(config, nnx.Rngs(config.seed))
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
     params = nnx.to_pure_dict(state)
+    if config.start:
+        params = started(config.start, params)
     print(f"{config.kind}: {count_parameters(params):,} parameters, {config.total_steps} steps")
     loader = recipe.loader(config)
     tx = make_optimizer(config.optimizer, params, config.total_steps)
@@ -43,6 +46,14 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
     )
     start = init_state(params, tx, ema=bool(config.ema_decay))
     return fit(step, start, config=config, loader=loader, folder=folder).finished
+
+
+def started(folder: str, like: Params) -> Params:
+    """Returns the weights of the run in `folder`; raises `UserError` if it holds no such model."""
+    checkpoints = pathlib.Path(folder) / "checkpoints"
+    if not checkpoints.is_dir():
+        raise UserError(f"start: {folder} holds no checkpoints; train that run first")
+    return restore_params(checkpoints, like)
 
 
 def export(recipe: Recipe, config: TrainConfig, *, dtype: str) -> pathlib.Path:
