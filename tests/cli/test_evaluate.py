@@ -43,7 +43,7 @@ def test_json_results_and_sheet(evaluate, tmp_path):
         (("--prompts", "nowhere.jsonl"), "held_out_combinations"),
         (("--num", "0"), "1 or more"),
         (("--resolution", "96x64"), "multiple of 64"),
-        (("--num_frames", "6"), "4k + 1"),
+        (("--num_frames", "6"), "5 or 9"),
         (("--promts", "held_out"), "did you mean '--prompts'"),
     ],
 )
