@@ -48,8 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
             },
             # Half clips first: they show every attribute, at half the price.
             "stages": (
-                {"steps": 2400, "batch": 24, "frames": 17},
-                {"steps": 1500, "batch": 16},
+                {"steps": 2200, "batch": 24, "frames": 17},
+                {"steps": 1100, "batch": 16},
             ),
             "optimizer": {
                 "name": "muon",
