@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(read_config(str(FIRST_RUN)))
     config.start = config.out
     config.out = "runs/toy/vae_decoder"
-    config.stages = ({"steps": 800, "batch": 1},)
+    config.stages = ({"steps": 600, "batch": 1},)
     config.optimizer.frozen = ("encoder/.*", "quant_conv/.*")
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1.5e-3
     return config
