@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def normal(*shape):
-    return RANDOM.normal(size=shape).astype(np.float32)
+    return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
 
 
 def theirs_causal(x, kernel, *, stride=1, past=None):
@@ -21,10 +21,10 @@ def theirs_causal(x, kernel, *, stride=1, past=None):
     kt, kh, kw = kernel.shape[:3]
     if past is None:
         past = np.zeros((x.shape[0], kt - stride, *x.shape[2:]), np.float32)
-    x = torch.tensor(np.concatenate([past, x], 1)).permute(0, 4, 1, 2, 3)
+    x = torch.tensor(np.concatenate([past, np.asarray(x)], 1)).permute(0, 4, 1, 2, 3)
     y = torch.nn.functional.conv3d(
         x,
-        torch.tensor(kernel).permute(4, 3, 0, 1, 2),
+        torch.tensor(np.asarray(kernel)).permute(4, 3, 0, 1, 2),
         stride=(stride, 1, 1),
         padding=(0, kh // 2, kw // 2),
     )
@@ -69,9 +69,10 @@ def test_no_frames_give_no_frames(stride):
 
 def test_strided_conv_with_trailing_padding():
     x, kernel = normal(2, 6, 4, 3), normal(3, 3, 3, 5)
-    ours = spatial_conv(jnp.asarray(x), jnp.asarray(kernel), stride=2, padding=((0, 1), (0, 1)))
-    padded = torch.nn.functional.pad(torch.tensor(x).permute(0, 3, 1, 2), (0, 1, 0, 1))
-    theirs = torch.nn.functional.conv2d(padded, torch.tensor(kernel).permute(3, 2, 0, 1), stride=2)
+    ours = spatial_conv(x, kernel, stride=2, padding=((0, 1), (0, 1)))
+    padded = torch.nn.functional.pad(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), (0, 1, 0, 1))
+    kernel = torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1)
+    theirs = torch.nn.functional.conv2d(padded, kernel, stride=2)
     close(ours, theirs.permute(0, 2, 3, 1).numpy())
 
 
