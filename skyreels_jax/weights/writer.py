@@ -26,10 +26,13 @@ def write_safetensors(
     def flush(shard):
         path = folder / f"{basename}-{len(shards) + 1:05d}.partial"
         shards.append((path, list(shard)))
+        path.touch()
+        mode = path.stat().st_mode
         try:
             save_file(shard, path, metadata={"format": "pt"})  # transformers asks for the key
         except SafetensorError as error:  # such as a full disk
             raise OSError(str(error)) from None
+        path.chmod(mode)  # safetensors makes files that nobody else may read
 
     try:
         shard: dict[str, np.ndarray] = {}

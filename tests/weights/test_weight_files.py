@@ -40,6 +40,8 @@ def assert_holds_arrays(source):
 def test_one_file(tmp_path):
     (file,) = write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert_holds_arrays(open_source(file))
     assert_holds_arrays(open_source(tmp_path))
     assert load_file(file)["b.weight"].dtype == torch.bfloat16
