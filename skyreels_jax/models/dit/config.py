@@ -79,18 +79,24 @@ class DiTConfig:
 def from_official(values: Mapping[str, Any]) -> DiTConfig:
     """Returns the config of an official SkyReels-V2 config.json.
 
-    Raises `UserError` on a key that has no meaning here, and where the norm of q and k is off.
+    Raises `UserError` on a key that has no meaning here, an unknown model_type, a width that the
+    heads do not divide, and where the norm of q and k is off.
     """
     values = {
         k: v for k, v in values.items() if not k.startswith("_") and k not in OFFICIAL_IGNORED
     }
     if not values.pop("qk_norm", True):
         raise UserError("config.json: qk_norm must be true")
-    width, image = values.pop("dim", 2048), values.pop("model_type", "t2v") == "i2v"
-    heads = values.get("num_heads", 16)
+    kind = values.pop("model_type", "t2v")
+    if kind not in ("t2v", "i2v"):
+        raise UserError(f"config.json: model_type {kind!r} is not one of 't2v', 'i2v'")
+    width, heads = values.pop("dim", 2048), values.get("num_heads", 16)
+    whole = isinstance(width, int) and isinstance(heads, int)
+    if not whole or heads < 1 or width < heads or width % heads:
+        raise UserError(f"config.json: dim {width!r} is not a multiple of num_heads {heads!r}")
     ours = {OFFICIAL.get(name, name): value for name, value in values.items()}
     ours["attention_head_dim"] = width // heads
-    if image:
+    if kind == "i2v":
         ours |= {"image_dim": 1280, "added_kv_proj_dim": width}
     return from_dict(DiTConfig, ours)
 

@@ -125,10 +125,15 @@ def test_config_reads_diffusers_json_and_official_json():
         "eps": 1e-06,
     }
     assert from_official(official) == CONFIGS["SkyReels-V2-I2V-14B-540P"]
-    with pytest.raises(UserError, match="did you mean 'num_layers'"):
-        from_official(official | {"num_layer": 3})
-    with pytest.raises(UserError, match="qk_norm must be true"):
-        from_official(official | {"qk_norm": False})
+    for change, message in (
+        ({"num_layer": 3}, "did you mean 'num_layers'"),
+        ({"qk_norm": False}, "qk_norm must be true"),
+        ({"model_type": "flf2v"}, "not one of 't2v', 'i2v'"),
+        ({"num_heads": 39}, "not a multiple of num_heads 39"),
+        ({"num_heads": None}, "not a multiple of num_heads None"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_official(official | change)
 
 
 @pytest.mark.parametrize(
