@@ -72,20 +72,21 @@ class Report:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Mean of each of the judge's measures; films without a subject have no track error."""
+        """Mean of each of the judge's measures over the films that have it.
+
+        A film without a subject has no track error; the mean over no film is NaN.
+        """
         values = {m: [getattr(s.verdict, m) for s in self.samples] for m in MEASURES}
         present = {m: [v for v in list_ if v == v] for m, list_ in values.items()}
-        return {m: float(np.mean(list_)) if list_ else 0.0 for m, list_ in present.items()}
+        return {m: float(np.mean(list_ or [np.nan])) for m, list_ in present.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Returns {"num", "adherence": {...}, "all_right", *MEASURES}, json-ready."""
-        adherence = {k: None if v != v else round(v, 4) for k, v in self.adherence.items()}
-        measures = {k: round(v, 4) for k, v in self.measures.items()}
+        """Returns {"num", "adherence": {...}, "all_right", *MEASURES}, json-ready (NaN is None)."""
         return {
             "num": len(self.samples),
-            "adherence": adherence,
+            "adherence": _rounded(self.adherence),
             "all_right": round(self.all_right, 4),
-            **measures,
+            **_rounded(self.measures),
         }
 
     def table(self) -> str:
@@ -101,7 +102,9 @@ class Report:
         lines.append(f"{'mean':<15}{self.adherence['mean']:>8.3f}")
         lines.append(f"{'all at once':<15}{self.all_right:>8.3f}")
         units = {"quality": " dB", "flicker": " levels", "track_error": " px"}
-        lines += [f"{m:<15}{v:>8.3f}{units.get(m, '')}" for m, v in self.measures.items()]
+        for measure, value in self.measures.items():
+            number = "none" if value != value else f"{value:.3f}"
+            lines.append(f"{measure:<15}{number:>8}{units.get(measure, '')}")
         return "\n".join(lines)
 
     def records(self) -> list[dict[str, Any]]:
@@ -115,6 +118,10 @@ class Report:
             }
             for s in self.samples
         ]
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if v != v else round(v, 4) for name, v in values.items()}
 
 
 def evaluate(
@@ -146,8 +153,11 @@ def load_scenes(prompts: str, num: int | None = None, *, seed: int = 0) -> list[
     """Returns the scenes of a benchmark: a split of the world (`num` scenes, 128 by default), or
     those of a .jsonl file of structured captions, one a line (the first `num`, all by default).
 
-    Raises `UserError` for an unknown split or file, or the first bad line with its number.
+    Raises `UserError` for an unknown split or file, a negative seed, or the first bad line with its
+    number.
     """
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, got {seed}")
     if num is not None and num < 1:
         raise UserError(f"the number of films must be 1 or more, got {num}")
     if prompts in SPLITS:

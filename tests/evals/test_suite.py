@@ -8,8 +8,9 @@ import pytest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.captions import structured
-from skyreels_jax.data.toy_film.render import render
+from skyreels_jax.data.toy_film.render import background, render
 from skyreels_jax.data.toy_film.world import Scene, attributes, sample_scene
+from skyreels_jax.evals.judge import UNSEEN
 from skyreels_jax.evals.sheet import contact_sheet
 from skyreels_jax.evals.suite import evaluate, load_scenes
 
@@ -55,6 +56,17 @@ def test_still_subjects_have_no_speed_to_judge():
     assert report.adherence["mean"] == 1.0
 
 
+def test_films_without_a_subject_have_no_track_error():
+    scene = sample_scene(0)
+    empty = np.round(background(scene, np.arange(17))).astype(np.uint8)
+    report = evaluate(lambda prompts, seeds: [empty], [scene])
+    assert report.samples[0].verdict.colour == UNSEEN
+    assert np.isnan(report.measures["track_error"]) and report.measures["presence"] == 0.0
+    assert report.summary()["track_error"] is None
+    assert report.table().splitlines()[-1].split() == ["track_error", "none", "px"]
+    json.dumps({**report.summary(), "films": report.records()}, allow_nan=False)
+
+
 def test_too_few_films_are_an_error(scenes):
     with pytest.raises(ValueError):
         evaluate(lambda prompts, seeds: [render(scenes[0], 17)], scenes)
@@ -89,6 +101,8 @@ def test_missing_files_and_bad_counts():
         load_scenes("nowhere.jsonl")
     with pytest.raises(UserError, match="1 or more"):
         load_scenes("held_out", 0)
+    with pytest.raises(UserError, match="0 or more"):
+        load_scenes("held_out", 1, seed=-1)
 
 
 def test_contact_sheet_holds_every_film():
