@@ -59,7 +59,11 @@ def to_dict(config: Any) -> Any:
 
 
 def override(config: Any, path: str, text: str) -> Any:
-    """Returns `config` with the field at dotted `path` set to `text`, read as a Python literal."""
+    """Returns `config` with the field at dotted `path` set to `text`, read as a Python literal.
+
+    A field that holds text takes what is no text literal as it stands ("2026", "None").
+    Raises `UserError` for an unknown field or a value of another type.
+    """
     head, _, rest = path.partition(".")
     names = [f.name for f in dataclasses.fields(config)]
     if head not in names:
@@ -76,6 +80,8 @@ def override(config: Any, path: str, text: str) -> Any:
     except (ValueError, SyntaxError):
         value = text
     hint = typing.get_type_hints(type(config))[head]
+    if hint is str and not isinstance(value, str):
+        value = text
     return dataclasses.replace(
         config, **{head: _coerce(f"{type(config).__name__}.{head}", hint, value)}
     )

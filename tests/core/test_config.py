@@ -22,6 +22,7 @@ class Train:
     resume: bool = True
     seed: int | None = None
     sizes: tuple[int, ...] = ()
+    out: str = ""
 
 
 def test_round_trip_is_exact_and_json_ready():
@@ -59,6 +60,8 @@ def test_override_by_dotted_path():
     assert override(config, "optimizer.learning_rate", "1").optimizer.learning_rate == 1.0
     assert override(config, "optimizer.name", "muon").optimizer.name == "muon"
     assert override(config, "seed", "None").seed is None
+    assert override(config, "out", "2026").out == "2026"
+    assert override(config, "out", "runs/a").out == override(config, "out", "'runs/a'").out
     for path, text in (
         ("optimizer.warm_up", "3"),
         ("steps", "0.5"),
