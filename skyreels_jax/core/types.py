@@ -11,9 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 Latents = Float[Array, "B T H W C"]  # video latents, channels last
 Video = Float[Array, "B T H W 3"]  # pixels in [-1, 1]
-Time = Float[
-    Array, "B #T"
-]  # timestep in [0, 1000); [B, 1]: one per clip, [B, T]: diffusion forcing
+Time = Float[Array, "B #T"]  # timestep in [0, 1000]; [B, 1]: one per clip, [B, T]: per frame
 TokenIds = Int[Array, "B S"]
 PRNGKey = Key[Array, ""]
 Batch = Mapping[str, Any]

@@ -121,7 +121,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
     ) -> Float[Array, "B T H W O"]:
         """Returns the velocity of `latents`, in the dtype of the parameters.
 
-        timestep: in [0, 1000), one per clip [B, 1] or per frame [B, T].
+        timestep: in [0, 1000], one per clip [B, 1] or per frame [B, T].
         context: text states; `context_weight[b, s]` is how many times token s counts (None: once).
         fps: frames per second; needed and read only by models with `inject_sample_info`.
         image_context: CLIP states; needed exactly by models with `image_dim`.
