@@ -12,6 +12,8 @@ examples:
 import argparse
 import pathlib
 
+from skyreels_jax.core.errors import UserError
+
 NAME = "evaluate"
 HELP = "judge a model's films against their captions"
 
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from skyreels_jax.evals.suite import evaluate, load_scenes
     from skyreels_jax.pipelines import files, load, validate
 
+    if args.rows < 1:
+        raise UserError(f"--rows must be 1 or more, got {args.rows}")
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.resolution is not None:
@@ -101,10 +105,9 @@ def write(report, args: argparse.Namespace) -> None:
     with replacing(args.outdir / "results.json") as path:
         path.write_text(json.dumps({**head, "films": report.records()}, indent=1) + "\n")
     shown = report.samples[: args.rows]
-    if shown:
-        image = contact_sheet([s.frames for s in shown], [s.prompt for s in shown])
-        with replacing(args.outdir / "sheet.png") as path:
-            iio.imwrite(path, image, extension=".png")
+    image = contact_sheet([s.frames for s in shown], [s.prompt for s in shown])
+    with replacing(args.outdir / "sheet.png") as path:
+        iio.imwrite(path, image, extension=".png")
     if args.json:
         print(json.dumps(head))
     else:

@@ -41,7 +41,9 @@ def test_json_results_and_sheet(evaluate, tmp_path):
     ("argv", "complaint"),
     [
         (("--prompts", "nowhere.jsonl"), "held_out_combinations"),
-        (("--num", "0"), "1 or more"),
+        (("--num", "0"), "number of films must be 1 or more"),
+        (("--rows", "0"), "--rows must be 1 or more"),
+        (("--seed", "-1"), "seed must be 0 or more"),
         (("--resolution", "96x64"), "multiple of 64"),
         (("--num_frames", "6"), "5 or 9"),
         (("--promts", "held_out"), "did you mean '--prompts'"),
