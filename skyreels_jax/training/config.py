@@ -20,9 +20,10 @@ class StageConfig:
             raise UserError(
                 f"a stage needs steps >= 0 and batch >= 1, got {self.steps}, {self.batch}"
             )
-        if self.frames and self.frames % 4 != 1:
+        if self.frames < 0 or self.size < 0 or (self.frames and self.frames % 4 != 1):
             raise UserError(
-                f"a stage's frames must be 4k + 1 (or 0: whole clips), got {self.frames}"
+                "a stage's frames must be 4k + 1 and its size positive (or 0: whole clips), "
+                f"got {self.frames}, {self.size}"
             )
 
 
@@ -31,8 +32,8 @@ class OptimizerConfig:
     """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
 
     learning_rate: peak of the matrices'; adam_learning_rate: peak of the rest.
-    warmup_steps: linear from 0; then constant; from decay_start (a fraction of all steps) a linear
-    or cosine way down to final_scale times the peak at the last step.
+    warmup_steps: linear up to the peak; then constant; from decay_start (a fraction of all steps) a
+    linear or cosine way down to final_scale times the peak.
     muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
     muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a
     table of five of which fewer iterations take the last.

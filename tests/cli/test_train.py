@@ -97,9 +97,12 @@ def test_a_vae_is_trained_and_exported(runs):
 
 def test_the_pipeline_is_exported_whole(runs):
     from skyreels_jax.models.layout import load_component, read_folder
+    from skyreels_jax.pipelines.defaults import read_defaults, toy_defaults
 
     folder = read_folder(runs / "video" / "export")
     assert folder.scheduler["flow_shift"] == 3.0
+    # What it makes when nothing is asked for is what it was trained on.
+    assert read_defaults(folder.path, folder.scheduler) == toy_defaults(num_frames=5, shift=3.0)
     for component in folder.components.values():
         load_component(component)
     assert len(rows(runs / "video" / "metrics.csv")) == 3
@@ -158,6 +161,8 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "seed"], "PATH=VALUE"),
         (["--set", "seed=x"], "expected int"),
         (["--set", "data.vae=/nowhere"], "train configs/toy/vae.py first"),
+        (["--set", "stages=({'steps': 1, 'batch': 4, 'frames': -3},)"], "must be 4k + 1"),
+        (["--set", "data.latents="], "data.latents: name the folder"),
         (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
         (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),

@@ -25,6 +25,7 @@ from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.umt5.modeling import UMT5Encoder
 from skyreels_jax.models.umt5.text import tokenize
 from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
@@ -84,27 +85,26 @@ class TextToVideoRecipe:
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
         """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`."""
-        vae = pathlib.Path(config.data.vae)
-        if not (vae / "config.json").is_file():
-            raise UserError(
-                f"data.vae: {vae} is no diffusers VAE folder; train configs/toy/vae.py first"
-            )
-        shutil.copytree(vae, folder / "vae")
+        shutil.copytree(vae_folder(config.data), folder / "vae")
         for name in ("transformer", "text_encoder"):
             part = getattr(config.model, name)
             layout.save_component(folder / name, name, part, params[name], dtype=jnp.dtype(dtype))
         build_tokenizer().save_pretrained(folder / "tokenizer")
         scheduler = {**layout.SCHEDULER, "flow_shift": config.flow_shift}
         layout.write_index(folder, scheduler=scheduler)
+        frames = config.data.num_frames
+        write_defaults(folder, toy_defaults(num_frames=frames, shift=config.flow_shift))
 
 
 def prepare_latents(data: DataConfig) -> latents.LatentStore:
     """Returns the latents store of `data`, after encoding what it lacks.
 
-    Raises `UserError` for a store made with another VAE, data set or tokenizer, or when there is no
-    VAE yet.
+    Raises `UserError` for a store made with another VAE, data set or tokenizer, when there is no
+    VAE yet, and when no folder for the store is named.
     """
-    model = load_vae(pathlib.Path(data.vae))
+    if not data.latents:
+        raise UserError("data.latents: name the folder of the latents store")
+    model = load_vae(vae_folder(data))
     tokenizer = build_tokenizer()
     settings = {
         "data": {name: value for name, value in to_dict(data).items() if name in _CONTENTS},
@@ -138,12 +138,18 @@ _CONTENTS = (
 )  # the fields that decide what a store holds
 
 
-def load_vae(folder: pathlib.Path) -> Any:
-    """Returns the VAE of a diffusers component folder, in float32."""
+def vae_folder(data: DataConfig) -> pathlib.Path:
+    """Returns `data.vae`; raises `UserError` unless it is a diffusers component folder."""
+    folder = pathlib.Path(data.vae)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"data.vae: {folder} is no diffusers VAE folder; train configs/toy/vae.py first"
         )
+    return folder
+
+
+def load_vae(folder: pathlib.Path) -> Any:
+    """Returns the VAE of a diffusers component folder, in float32."""
     component = layout.read_component(folder, "vae")
     return layout.load_component(component, dtype=jnp.float32)
 
