@@ -24,9 +24,7 @@ def window_mean(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """Appends rows to `path`; rows at or after `step` of an earlier, interrupted run are dropped
-    first.
-    """
+    """Appends rows to `path`; what an interrupted run wrote there after `step` is dropped first."""
 
     def __init__(self, path: pathlib.Path, *, step: int):
         self.path = path
