@@ -1,9 +1,11 @@
-"""Every test runs offline on CPU with 8 virtual devices, full float32 matmuls and a persistent compilation cache."""
+"""Every test runs offline on CPU: 8 virtual devices, full float32 matmuls, a compilation cache."""
 
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
