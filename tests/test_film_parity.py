@@ -22,7 +22,7 @@ def torch_film(folder, prompt, noise, *, steps, guidance_scale, negative_prompt)
     import torch
     from diffusers import SkyReelsV2Pipeline
 
-    pipe = SkyReelsV2Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = SkyReelsV2Pipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     frames = pipe(
         prompt,

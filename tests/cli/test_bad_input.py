@@ -53,7 +53,7 @@ def no_weights(monkeypatch):
             "height 60 is not divisible by 16; nearest",
         ),
         ([*GOOD, "--resolution", "64x100"], "width 100 is not divisible by 16"),
-        ([*GOOD, "--resolution", "large"], "is not 540P, 720P or HxW"),
+        ([*GOOD, "--resolution", "large"], "540P, 720P or HxW"),
         (
             [*GOOD, "--inference_steps", "-5"],
             "inference_steps -5 is out of range; legal: 1 to",
