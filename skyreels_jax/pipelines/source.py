@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,8 @@ def open_folder(
 
 def load_tokenizer(path: pathlib.Path) -> Any:
     """Returns the tokenizer of the tokenizer.json in folder `path`; `UserError` if damaged."""
+    # transformers advises to install torch, which tokenizers do not need.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Not AutoTokenizer: it imports torch where there is one, which takes seconds.
     from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging

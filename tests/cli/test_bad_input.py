@@ -199,3 +199,9 @@ def test_image_to_video_is_said_to_be_missing(refused):
     path = refused.model / "transformer" / "config.json"
     path.write_text(path.read_text().replace('"in_channels": 4', '"in_channels": 12'))
     assert "only text-to-video models make films yet" in refused(*GOOD)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_damaged_tokenizer(refused):
+    (refused.model / "tokenizer" / "tokenizer.json").write_text("{")
+    assert "tokenizer: not a tokenizer that transformers reads" in refused(*GOOD)
