@@ -1,6 +1,6 @@
 """The miniature itself: diffusion transformer and text encoder, trained together on latents.
 
-Command:  skyreels-jax train --config configs/toy/pretrain.py     (after configs/toy/vae.py)
+Command:  skyreels-jax train --config configs/toy/pretrain.py     (after configs/toy/vae_decoder.py)
 Hardware: 2 CPU cores, float32; 0.75 s a step of either stage beside other work.
 Result:   runs/toy/pretrain/export, a diffusers SkyReelsV2Pipeline folder (scores: docs/log.md).
 The first run encodes the clips (8 minutes).
@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "split": "train",
                 "clips": 5000,
                 "latents": "runs/toy/latents",
-                "vae": "runs/toy/vae/export/vae",
+                "vae": "runs/toy/vae_decoder/export/vae",
                 "captions": 8,
             },
             # Half clips first: they show every attribute, at half the price.
