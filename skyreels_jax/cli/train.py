@@ -71,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
 def read_config(path: str) -> Mapping[str, Any]:
     """Returns what `get_config()` of the Python file `path` gives, as plain nested containers.
 
-    Raises `UserError` when there is no such file, or it has no get_config.
+    Raises `UserError` when there is no such file, it is not Python, or it has no get_config.
     """
+    import ml_collections
+
     file = pathlib.Path(path)
     if not file.is_file():
         near = [str(p) for p in pathlib.Path("configs").rglob("*.py")]
@@ -81,7 +83,11 @@ def read_config(path: str) -> Mapping[str, Any]:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config()")
-    return module.get_config().to_dict()
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{path} has no get_config() that returns an ml_collections.ConfigDict")
+    return config.to_dict()

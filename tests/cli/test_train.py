@@ -183,6 +183,8 @@ def test_unknown_keys_of_a_config_file_are_refused(runs, tmp_path, capfd):
         ('"ffn_dim"', '"ffn_dims"', "did you mean 'ffn_dim'?"),
         ('"caption_dropout"', '"caption_drop"', "did you mean 'caption_dropout'?"),
         ("def get_config", "def config", "no get_config()"),
+        ("return ml_collections.ConfigDict", "return dict", "returns an ml_collections.ConfigDict"),
+        ("def get_config():", "def get_config()", "line 4: expected ':'"),
     ):
         path = tmp_path / "bad.py"
         path.write_text((runs / "video.py").read_text().replace(old, new))
