@@ -83,13 +83,6 @@ def test_random_weights(micro_folder, options, shape):
     assert compare(micro_folder, PROMPTS[0], latents_shape=shape, steps=4, **options) > 40
 
 
-@pytest.mark.skipif(not TINY.is_dir(), reason="assets/tiny is not there yet")
-def test_the_miniature():
-    assert compare(TINY, PROMPTS[0], latents_shape=(3, 8, 8, 16), steps=6) > 40
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not TINY.is_dir(), reason="assets/tiny is not there yet")
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_whole_films_of_the_miniature(prompt):
     assert compare(TINY, prompt, latents_shape=(9, 8, 8, 16), steps=25) > 40
