@@ -36,8 +36,8 @@ def gated_add(
     return total.astype(x.dtype).reshape(x.shape)
 
 
-class SelfAttention(nnx.Module):
-    """Attention among video tokens; q and k are normed over the full width, then turned."""
+class Projections(nnx.Module):
+    """What both kinds of attention have: q, k, v, o, and norms of q and k over the full width."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -48,6 +48,10 @@ class SelfAttention(nnx.Module):
         self.norm_q = RMSNorm(width, eps=config.eps)
         self.norm_k = RMSNorm(width, eps=config.eps)
         self.heads = config.num_attention_heads
+
+
+class SelfAttention(Projections):
+    """Attention among video tokens; q and k are normed over the full width, then turned."""
 
     def __call__(
         self,
@@ -64,23 +68,17 @@ class SelfAttention(nnx.Module):
         return self.o(out.reshape(x.shape))
 
 
-class CrossAttention(nnx.Module):
+class CrossAttention(Projections):
     """Attention from video tokens to text, plus a second one to image tokens when configured."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
         width = config.width
-        self.q = Linear(width, width, rngs=rngs)
-        self.k = Linear(width, width, rngs=rngs)
-        self.v = Linear(width, width, rngs=rngs)
-        self.o = Linear(width, width, rngs=rngs)
-        self.norm_q = RMSNorm(width, eps=config.eps)
-        self.norm_k = RMSNorm(width, eps=config.eps)
         if config.added_kv_proj_dim is not None:
             self.k_img = Linear(width, width, rngs=rngs)
             # Zero values: a text model that gains image attention starts unchanged.
             self.v_img = Linear(width, width, kernel_init=zeros, rngs=rngs)
             self.norm_k_img = RMSNorm(width, eps=config.eps)
-        self.heads = config.num_attention_heads
 
     def __call__(
         self,
