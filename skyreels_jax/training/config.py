@@ -61,6 +61,9 @@ class OptimizerConfig:
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
+        rates = ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm", "warmup_steps")
+        if negative := [name for name in rates if getattr(self, name) < 0]:
+            raise UserError(f"{', '.join(negative)} must be 0 or more")
         if not 0 <= self.decay_start <= 1:
             raise UserError(
                 f"decay_start is a fraction of all steps, in [0, 1], got {self.decay_start}"
@@ -88,6 +91,12 @@ class DataConfig:
     vae: str = ""
     latents: str = ""
     encode_batch: int = 8
+
+    def __post_init__(self):
+        if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
+            raise UserError(
+                "data needs clips, captions and encode_batch of 1 or more and num_frames = 4k + 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

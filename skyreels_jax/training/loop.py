@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
 from skyreels_jax.training.metrics import MetricsLog, window_mean
 from skyreels_jax.training.state import TrainState
@@ -42,7 +43,8 @@ def fit(
 ) -> FitResult:
     """Trains `state` to the last step of `config.stages`.
 
-    Starts from the newest checkpoint under `folder` if there is one. Writes folder/checkpoints
+    Starts from the newest checkpoint under `folder` if there is one, unless `config` has become
+    another run's (`resume.changes` raises). Writes folder/checkpoints
     (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through the
     same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
     running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
@@ -55,6 +57,8 @@ def fit(
     with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
         data: dict = {}
         if (latest := checkpoints.latest()) is not None:
+            for change in resume.changes(checkpoints.config(latest), config, latest):
+                print(f"going on from step {latest} with {change}", file=sys.stderr)
             state, data = checkpoints.restore(latest, state)
         step, total = latest or 0, config.total_steps
         batches = _Batches(config, loader, step, data)

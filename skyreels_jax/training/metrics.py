@@ -48,14 +48,18 @@ class MetricsLog:
     def _write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         self.rows = [{name: row.get(name, "") for name in names} for row in self.rows]
-        with self.path.open("w", newline="") as file:
+        aside = self.path.with_suffix(".partial")
+        with aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+        aside.replace(self.path)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()  # the run was killed while it wrote this row
+    return list(csv.DictReader(lines))

@@ -28,7 +28,13 @@ def init_state(params: Params, tx: optax.GradientTransformation, *, ema: bool) -
     """Returns the state before the first step; it owns copies, so that the step may be given it to
     destroy.
     """
-    zero = jnp.zeros((), jnp.int32)
-    params = jax.tree.map(jnp.copy, params)
-    average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(zero, params, tx.init(params), average, jnp.copy(zero))
+
+    @jax.jit  # all leaves come out placed alike, whatever `params` are: one program for every step
+    def start(params: Params) -> TrainState:
+        zero = jnp.zeros((), jnp.int32)
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return TrainState(
+            zero, jax.tree.map(jnp.copy, params), tx.init(params), average, jnp.copy(zero)
+        )
+
+    return start(params)

@@ -1,6 +1,7 @@
 """The loop: bit-exact resume with the data's position, a clean stop, metrics, stages."""
 
 import csv
+import dataclasses
 import os
 import signal
 
@@ -147,6 +148,32 @@ def test_a_finished_run_does_nothing(tmp_path):
     run(tmp_path, config(8), seen=seen)
     again = run(tmp_path, config(8), seen=seen)
     assert again.finished and len(seen) == 8
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"data": DataConfig(clips=3)}, "data.clips: 4096 -> 3"),
+        ({"stages": (StageConfig(steps=7, batch=8),)}, "stages.0.batch: 4 -> 8"),
+    ],
+)
+def test_a_run_cannot_become_another(tmp_path, change, field):
+    run(tmp_path, config(12), stop_after=5)
+    with pytest.raises(UserError, match=f"{field}.*at step 5; give another --out"):
+        run(tmp_path, dataclasses.replace(config(12), **change))
+
+
+def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):
+    run(tmp_path, config(9))
+    assert int(run(tmp_path, config(12)).state.step) == 12
+    assert "going on from step 9 with stages.1.steps: 2 -> 5" in capfd.readouterr().err
+
+
+def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n3,0.5\n6,0.2")
+    assert MetricsLog(path, step=6).rows == [{"step": "3", "loss": "0.5"}]
 
 
 def test_checkpoints_are_kept_as_asked(tmp_path):

@@ -120,7 +120,8 @@ def test_average_forgets_the_start():
     assert float(zero["a"][0]) > 0.999
 
 
-def test_the_step_is_compiled_once():
+@pytest.mark.parametrize("committed", [False, True], ids=["fresh", "from a checkpoint"])
+def test_the_step_is_compiled_once(committed):
     traces = []
 
     def counting(model, batch, key, *, frozen=None):
@@ -129,6 +130,8 @@ def test_the_step_is_compiled_once():
 
     graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
+    if committed:
+        params = jax.device_put(params, jax.devices()[0])
     tx = make_optimizer(OptimizerConfig(), params, 10)
     step = jax.jit(
         make_train_step(counting, tx, graphdef, rest, seed=0, ema_decay=0.9), donate_argnums=0

@@ -1,0 +1,57 @@
+"""What may change between two parts of one run, and what may not."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.training.config import TrainConfig
+
+# After a change of these, randomness or the order of the data would break off in mid-run.
+_FIXED = ("kind", "seed", "accumulate", "model")
+_FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
+
+
+def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:
+    """Returns "field: old -> new" of each field in which `config` differs from `saved`, the one
+    that the checkpoint of `step` was written with.
+
+    Raises `UserError` for a change after which the run would be neither the old one nor a new one:
+    a field of `_FIXED`, a stage before `step`, or the shape of the stage in which `step` lies.
+    """
+    old, new = _flat(saved), _flat(json.loads(json.dumps(to_dict(config))))
+    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    fixed = [name for name in differing if name.startswith(_FIXED)]
+    fixed += _past_stages(differing, saved["stages"], step)
+    lines = {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}
+    if fixed:
+        listed = ", ".join(lines[name] for name in fixed)
+        raise UserError(f"{listed}: not in a run that is at step {step}; give another --out")
+    return list(lines.values())
+
+
+def _past_stages(differing: list[str], stages: list[dict], step: int) -> list[str]:
+    """Returns the fields of stages that the first `step` steps have used."""
+    found, start = [], 0
+    for index, stage in enumerate(stages):
+        done = step > start + stage["steps"]  # then its length is history as well
+        for name in differing:
+            if name.startswith(f"stages.{index}.") and (done or not name.endswith(".steps")):
+                found.append(name)
+        start += stage["steps"]
+        if step <= start:
+            break
+    return found
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Returns {"a.b.0": leaf} of nested mappings and lists."""
+    if isinstance(value, (Mapping, list)) and value:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return {
+            name: leaf
+            for key, inner in items
+            for name, leaf in _flat(inner, f"{path}.{key}" if path else str(key)).items()
+        }
+    return {path: value}
