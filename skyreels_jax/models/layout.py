@@ -33,6 +33,7 @@ from skyreels_jax.weights.writer import write_safetensors
 
 MAX_SHARD_BYTES = 5 * 10**9
 EXTRA = "diffusers_configs.json"
+SETTINGS = "skyreels_jax.json"  # what the model makes when nothing is asked for (pipelines)
 PIPELINES = ("SkyReelsV2Pipeline", "SkyReelsV2DiffusionForcingPipeline")
 
 

@@ -14,6 +14,7 @@ from skyreels_jax.models.layout import (
     EXTRA,
     KINDS,
     MAX_SHARD_BYTES,
+    SETTINGS,
     TOKENIZER,
     Component,
     ModelFolder,
@@ -28,7 +29,6 @@ from skyreels_jax.weights.pth import require_torch, write_pth
 from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.writer import Tensors, write_safetensors
 
-SETTINGS = "skyreels_jax.json"  # what the model makes when nothing is asked for (pipelines)
 IMAGE_PARTS = ("image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
 
 

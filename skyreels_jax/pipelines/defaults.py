@@ -7,9 +7,8 @@ from typing import Any
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.models.layout import SETTINGS
 from skyreels_jax.pipelines.prompts import WAN_NEGATIVE_PROMPT
-
-SETTINGS = "skyreels_jax.json"  # beside model_index.json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,11 +29,22 @@ class Defaults:
     batch_size: int = 1
 
 
-def read_defaults(folder: pathlib.Path, scheduler: dict[str, Any]) -> Defaults:
-    """Returns what the folder states, or else the official values with its own shift."""
+# The official values that differ for image-to-video models.
+IMAGE_TO_VIDEO = {"shift": 5.0, "guidance_scale": 5.0}
+
+
+def read_defaults(
+    folder: pathlib.Path, scheduler: dict[str, Any], *, image: bool = False
+) -> Defaults:
+    """Returns what the folder states, or else the official values with its own shift.
+
+    image: for an image-to-video model.
+    """
     path = folder / SETTINGS
     if not path.exists():
-        return from_dict(Defaults, {"shift": scheduler.get("flow_shift", Defaults.shift)})
+        official = IMAGE_TO_VIDEO if image else {}
+        own = {"shift": scheduler["flow_shift"]} if "flow_shift" in scheduler else {}
+        return from_dict(Defaults, {**official, **own})
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

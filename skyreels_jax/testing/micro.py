@@ -62,7 +62,7 @@ def write_micro_model(folder: pathlib.Path, **replaced: Any) -> pathlib.Path:
     layout.write_index(folder, scheduler={**layout.SCHEDULER, "flow_shift": 3.0})
     defaults = {"num_frames": 9, "height": 32, "width": 48, "fps": 12, "inference_steps": 2}
     defaults |= {"guidance_scale": 3.0, "shift": 3.0, "negative_prompt": "", "batch_size": 2}
-    layout.write_json(folder / "skyreels_jax.json", defaults)
+    layout.write_json(folder / layout.SETTINGS, defaults)
     return folder
 
 

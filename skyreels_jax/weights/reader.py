@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -60,8 +60,11 @@ class SafetensorsSource:
     def __init__(self, files: list[pathlib.Path], *, name: str):
         self.name = name
         self._where: dict = {}
+        self._metadata: dict[str, str] = {}
         for file in files:
-            for key, handle in _open_safetensors(file):
+            handle = _open_safetensors(file)
+            self._metadata |= handle.metadata() or {}
+            for key in handle.keys():  # noqa: SIM118
                 if key in self._where:
                     raise UserError(f"{name}: tensor {key!r} is in {file.name} and another file")
                 self._where[key] = handle
@@ -82,6 +85,10 @@ class SafetensorsSource:
         self.dtype(key)  # refuses what numpy cannot hold
         return self._where[key].get_tensor(key)
 
+    def metadata(self) -> dict[str, str]:
+        """Returns the texts in the headers."""
+        return self._metadata
+
 
 def open_source(path: str | pathlib.Path) -> TensorSource:
     """Opens a `.safetensors` or `.pth`/`.pt`/`.bin` file, or a folder of safetensors.
@@ -101,11 +108,12 @@ def open_source(path: str | pathlib.Path) -> TensorSource:
 def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the safetensors files that make up the model in `folder`.
 
-    The index decides where there is one. Variants ("model.fp16.safetensors") are not read.
+    An index says which where there is one. Variants ("model.fp16.safetensors") are not read.
+    Raises `UserError` when index and files do not agree: which of the two is old cannot be told.
     """
     indices = sorted(p for p in folder.glob("*.safetensors.index.json") if p.name.count(".") == 3)
+    files = sorted(p for p in folder.glob("*.safetensors") if p.name.count(".") == 1)
     if not indices:
-        files = sorted(p for p in folder.glob("*.safetensors") if p.name.count(".") == 1)
         if not files:
             raise UserError(f"{folder}: no weights; expected *.safetensors")
         return files
@@ -119,12 +127,14 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise UserError(f"{folder}: missing weight files {', '.join(absent)}")
+    if strange := [p.name for p in files if p.name not in names]:
+        listed = ", ".join(strange)
+        raise UserError(f"{indices[0]} does not name {listed}; delete the old one of the two")
     return [folder / name for name in names]
 
 
-def _open_safetensors(file: pathlib.Path) -> Iterator[tuple[str, object]]:
+def _open_safetensors(file: pathlib.Path) -> Any:
     try:
-        handle = safe_open(file, framework="np")
-        return ((key, handle) for key in handle.keys())  # noqa: SIM118
+        return safe_open(file, framework="np")
     except SafetensorError as error:
         raise UserError(f"{file}: not a complete safetensors file ({error})") from None

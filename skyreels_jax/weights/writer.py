@@ -47,11 +47,10 @@ def write_safetensors(
             shard[name] = np.asarray(array, order="C")
             total += array.nbytes
         flush(shard)
-    except BaseException:
+        return _publish(folder, shards, total, basename)
+    finally:
         for path, _ in shards:
             path.unlink(missing_ok=True)
-        raise
-    return _publish(folder, shards, total, basename)
 
 
 def _publish(folder, shards, total, basename) -> list[pathlib.Path]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from skyreels_jax.cli.main import main
+from skyreels_jax.models import layout
 from skyreels_jax.pipelines.source import ModelSource
 
 GOOD = ["--prompt", "A large red circle moves left."]
@@ -131,7 +132,7 @@ def test_a_folder_that_is_no_model(refused, tmp_path):
 
 @pytest.mark.usefixtures("no_weights")
 def test_unknown_config_keys(refused):
-    path = refused.model / "skyreels_jax.json"
+    path = refused.model / layout.SETTINGS
     path.write_text(path.read_text().replace("num_frames", "num_frame"))
     assert "has no field 'num_frame'; did you mean 'num_frames'?" in refused(*GOOD)
 

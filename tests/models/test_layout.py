@@ -20,13 +20,14 @@ from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.models.dit.config import DiTConfig, from_official
 from skyreels_jax.models.layout import (
     KINDS,
+    SETTINGS,
     abstract_model,
     load_component,
     read_folder,
     save_component,
     write_index,
 )
-from skyreels_jax.models.transfer import SETTINGS, convert_folder, to_official
+from skyreels_jax.models.transfer import convert_folder, to_official
 from skyreels_jax.models.umt5.config import XXL, UMT5Config
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.weights.convert import source_shapes

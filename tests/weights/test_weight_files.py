@@ -69,7 +69,10 @@ def test_a_failing_stream_leaves_nothing(tmp_path):
         write_safetensors(tmp_path, tensors(), max_shard_bytes=8, basename="model")
     with pytest.raises(ValueError, match="written twice"):
         write_safetensors(tmp_path, [("a", np.ones(2))] * 2, max_shard_bytes=8, basename="model")
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "model.safetensors").mkdir()  # the last step, a rename, fails
+    with pytest.raises(OSError, match="directory"):
+        write_safetensors(tmp_path, ARRAYS.items(), max_shard_bytes=10**6, basename="model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_pth(tmp_path):
@@ -131,6 +134,10 @@ def damaged(folder, kind):
     if kind == "bad index":
         (folder / "model.safetensors.index.json").write_text("{}")
         return folder
+    if kind == "old index":
+        write(folder, max_shard_bytes=64)
+        write(folder)
+        return folder
     if kind == "twice":
         write(folder)[0].rename(folder / "other.safetensors")
         write(folder)
@@ -154,6 +161,7 @@ def damaged(folder, kind):
         ("empty", "not a complete safetensors file"),
         ("absent shard", "missing weight files model-00001-of-00002.safetensors"),
         ("bad index", "not a safetensors index"),
+        ("old index", "index.json does not name model.safetensors; delete the old one"),
         ("twice", "is in other.safetensors and another file"),
         ("truncated pth", "not a complete PyTorch weight file"),
         ("unsafe pth", "not a complete PyTorch weight file"),
