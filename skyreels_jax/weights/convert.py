@@ -95,11 +95,13 @@ def match(table: Table, source: TensorSource, abstract: Params) -> dict[str, Slo
         if not any(regex.fullmatch(name) for regex in known):
             problems.append(f"unknown {name} {list(source.shape(name))}")
     if problems:
-        raise UserError(_report(source.name, problems, len(slots)))
+        head = f"{source.name} does not hold this model ({len(slots)} tensors)"
+        raise UserError(f"{head}: {listing(problems)}")
     return found
 
 
-def _report(name: str, problems: list[str], expected: int) -> str:
+def listing(problems: list[str]) -> str:
+    """Returns how many problems there are of each kind (their first word), and all of them."""
     counts: dict[str, int] = {}
     for problem in problems:
         kind = problem.split()[0]
@@ -111,7 +113,7 @@ def _report(name: str, problems: list[str], expected: int) -> str:
         for problem in problems:
             folded.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", problem), []).append(problem)
         lines = [v[0] if len(v) == 1 else f"{k} (x{len(v)})" for k, v in folded.items()]
-    return f"{name} does not hold this model ({expected} tensors): {head}\n  " + "\n  ".join(lines)
+    return f"{head}\n  " + "\n  ".join(lines)
 
 
 def load_tree(
