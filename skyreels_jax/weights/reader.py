@@ -89,10 +89,6 @@ class SafetensorsSource:
         """Returns the texts in the headers."""
         return self._metadata
 
-    def metadata(self) -> dict[str, str]:
-        """Returns the texts in the headers."""
-        return self._metadata
-
 
 def open_source(path: str | pathlib.Path) -> TensorSource:
     """Opens a `.safetensors` or `.pth`/`.pt`/`.bin` file, or a folder of safetensors.
