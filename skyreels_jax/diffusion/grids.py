@@ -7,7 +7,7 @@ else (staggered frames, clean prefixes, frames that wait), with the same sampler
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.diffusion.flow import TIMESTEPS, shift_sigma
@@ -27,6 +27,8 @@ class TimeGrid(NamedTuple):
     sigma: Columns  # noise level before the row
     sigma_next: Columns  # noise level after it
     update: Bool[np.ndarray, "rows #T"]  # False: the frame waits, with its solver history
+    noised: Columns | None = None  # noise level mixed into what the model sees; None: none
+    window: Int[np.ndarray, "rows W"] | None = None  # the frames the model sees; None: all
 
 
 def from_sigmas(
@@ -80,12 +82,16 @@ def flow_sigmas(
     return np.append(sigma, 0.0)
 
 
-def synchronous(steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers") -> TimeGrid:
-    """Returns the grid [steps, 1] on which all latent frames move together.
+def whole_timesteps(sigma: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Returns 1000 sigma truncated: both peers hand the model whole numbers.
 
-    Both peers hand the model whole numbers, 1000 sigma truncated, while their solvers keep the
-    exact sigma; so does this grid. (With hundreds of steps and a large shift the first two whole
-    numbers agree, and diffusers then looks up the wrong first step; that fault is not repeated.)
+    Their solvers keep the exact sigma. (With hundreds of steps and a large shift the first two
+    whole numbers agree, and diffusers then looks up the wrong first step; not repeated here.)
     """
+    return np.trunc(TIMESTEPS * sigma)
+
+
+def synchronous(steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers") -> TimeGrid:
+    """Returns the grid [steps, 1] on which all latent frames move together."""
     sigma = flow_sigmas(steps, shift=shift, schedule=schedule)[:, None]
-    return from_sigmas(sigma, timestep=np.trunc(TIMESTEPS * sigma[:-1]))
+    return from_sigmas(sigma, timestep=whole_timesteps(sigma[:-1]))

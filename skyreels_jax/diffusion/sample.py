@@ -6,6 +6,9 @@ compiled once and called from the host row by row, so that a progress bar, a pre
 come between. It costs one dispatch per row (well under a millisecond), keeps the persistent
 compilation cache usable (programs with host callbacks are never cached), and the solver's state is
 donated, so nothing is copied.
+
+Every task is this sampler with another grid (see `plan`) and other frames given in its first
+latents (`place`): text, first image, continuation of a film, first and last image.
 """
 
 from collections.abc import Iterator
@@ -15,44 +18,106 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
+from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Latents
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.guidance import VelocityFn
-from skyreels_jax.diffusion.solvers.base import Solver
+from skyreels_jax.diffusion.solvers.base import Solver, over_latents
 
 Noise = Float[Array | np.ndarray, "B T H W C"]
+Number = int | np.integer | Int[Array, ""]
+
+
+def place(
+    noise: Noise,
+    *,
+    prefix: Float[Array | np.ndarray, "B P H W C"] | None = None,
+    suffix: Float[Array | np.ndarray, "B S H W C"] | None = None,
+) -> Latents:
+    """Returns `noise`, float32, with its first and last frames replaced by clean latents."""
+    x = jnp.asarray(noise, jnp.float32)
+    if prefix is not None:
+        x = x.at[:, : prefix.shape[1]].set(prefix)
+    if suffix is not None:
+        x = x.at[:, x.shape[1] - suffix.shape[1] :].set(suffix)
+    return x
+
+
+def condition_noise(
+    keys: Key[Array, " B"], number: Number, shape: tuple[int, ...]
+) -> Float[Array, "B T H W C"]:
+    """Returns the unit noise of row `number`, `shape` [T, H, W, C] from each sample's own key."""
+
+    def draw(key):
+        return jax.random.normal(stream(key, "condition", number), shape, jnp.float32)
+
+    return jax.vmap(draw)(keys)
 
 
 def advance(
-    velocity_fn: VelocityFn, state: Any, x: Latents, row: TimeGrid, *, solver: Solver
+    velocity_fn: VelocityFn,
+    state: Any,
+    x: Latents,
+    row: TimeGrid,
+    *,
+    solver: Solver,
+    number: Number = 0,
+    keys: Key[Array, " B"] | None = None,
 ) -> tuple[Any, Latents]:
-    """Returns the solver's state and the latents after one row of the grid."""
-    timestep = jnp.broadcast_to(row.timestep, (x.shape[0], row.timestep.shape[-1]))
-    v = velocity_fn(x, timestep).astype(jnp.float32)
+    """Returns the solver's state and the latents after `row`, the grid's row `number`.
+
+    `row.noised` frames are noised for the model alone, with `keys`; `row.window` frames are all
+    that it sees. Raises `ValueError` for noised frames without keys.
+    """
+    seen, timestep = x, jnp.asarray(row.timestep)
+    if row.noised is not None:
+        if keys is None:
+            raise ValueError("this grid noises its conditions: pass keys, one per sample")
+        level = over_latents(row.noised)
+        seen = (1 - level) * x + level * condition_noise(keys, number, x.shape[1:])
+    if row.window is not None:
+        seen, timestep = seen[:, row.window], timestep[row.window]
+    timestep = jnp.broadcast_to(timestep[None], (x.shape[0], timestep.shape[0]))
+    v = velocity_fn(seen, timestep).astype(jnp.float32)
+    if row.window is not None:
+        v = jnp.zeros_like(x).at[:, row.window].set(v)  # the grid moves no frame that is unseen
     return solver.step(state, x, v, row)
 
 
-def sample(velocity_fn: VelocityFn, noise: Noise, grid: TimeGrid, solver: Solver) -> Latents:
+def sample(
+    velocity_fn: VelocityFn,
+    noise: Noise,
+    grid: TimeGrid,
+    solver: Solver,
+    *,
+    keys: Key[Array, " B"] | None = None,
+) -> Latents:
     """Returns the latents at the end of `grid`, float32.
 
     velocity_fn: any callable `(x, timestep [B, #T]) -> v`; it is traced once.
     noise: [B, T, H, W, C], the latents before the first row; frames that the grid never updates
     (a clean prefix, say) come back as they went in.
+    keys: one per sample, for grids that noise their conditions.
     """
     x = jnp.asarray(noise, jnp.float32)
 
-    def body(carry, row):
-        state, x = carry
-        return advance(velocity_fn, state, x, row, solver=solver), None
+    def body(carry, numbered):
+        (state, x), (number, row) = carry, numbered
+        return advance(velocity_fn, state, x, row, solver=solver, number=number, keys=keys), None
 
-    (_, x), _ = jax.lax.scan(body, (solver.init(x), x), grid)
+    (_, x), _ = jax.lax.scan(body, (solver.init(x), x), (jnp.arange(len(grid.timestep)), grid))
     return x
 
 
 def sample_steps(
-    velocity_fn: Partial, noise: Noise, grid: TimeGrid, solver: Solver
+    velocity_fn: Partial,
+    noise: Noise,
+    grid: TimeGrid,
+    solver: Solver,
+    *,
+    keys: Key[Array, " B"] | None = None,
 ) -> Iterator[Latents]:
     """Yields the latents after each row; the last ones equal those of `sample`.
 
@@ -64,7 +129,9 @@ def sample_steps(
     state = solver.init(x)
     for index in range(len(grid.timestep)):
         row = jax.tree.map(lambda column, index=index: column[index], grid)
-        state, x = compiled_advance(velocity_fn, state, x, row, solver=solver)
+        state, x = compiled_advance(
+            velocity_fn, state, x, row, solver=solver, number=np.int32(index), keys=keys
+        )
         yield x
 
 
