@@ -1,54 +1,40 @@
-"""Flow matching: the loss and its gradient in closed form, streams, dropout, bins."""
+"""Flow matching, and what it shares with all velocity objectives: the loss and its gradient in
+closed form, streams, dropout, densities, bins.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from linear_model import SHAPE, Linear, make_batch
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.rng import stream
 from skyreels_jax.objectives.base import LossOutput, Objective, report
-from skyreels_jax.objectives.flow_matching import FlowMatching, time_metrics
-
-SHAPE = (5, 2, 3, 4, 2)
-
-
-class Linear(nnx.Module):
-    """v = x @ kernel + bias[caption] + time * slope, small enough for a gradient by hand."""
-
-    def __init__(self, channels: int, captions: int):
-        self.kernel = nnx.Param(jnp.eye(channels) * 0.3 + 0.1)
-        self.bias = nnx.Param(jnp.arange(captions, dtype=jnp.float32))
-
-    def __call__(self, x, t, *, caption=None):
-        y = jnp.einsum("bthwc,cd->bthwd", x, self.kernel[...])
-        if caption is not None:
-            y = y + self.bias[...][caption][:, None, None, None, None]
-        return y + 0.001 * t[:, :, None, None, None]
-
-
-def make_batch(batch_size=SHAPE[0]):
-    data = np.random.default_rng(0).normal(size=(batch_size, *SHAPE[1:])).astype(np.float32)
-    return {
-        "latents": jnp.asarray(data),
-        "cond": {"caption": jnp.arange(batch_size) % 3 + 1},
-        "null_cond": {"caption": jnp.zeros(batch_size, jnp.int32)},
-    }
+from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.objectives.velocity import mean_over, time_metrics
 
 
 def draws(objective, key, batch):
     """The random numbers of one call, by the documented stream names, in float64."""
     data = np.asarray(batch["latents"], np.float64)
-    sigma = np.asarray(objective.draw_sigma(stream(key, "sigma"), (data.shape[0], 1)), np.float64)
+    sigma = objective.draw_levels(stream(key, "sigma"), batch).sigma
     noise = np.asarray(jax.random.normal(stream(key, "noise"), data.shape), np.float64)
-    return data, sigma.reshape(-1, 1, 1, 1, 1), noise
+    return data, np.asarray(sigma, np.float64).reshape(-1, 1, 1, 1, 1), noise
+
+
+def draw_sigma(clips, **options):
+    """Many noise levels at once."""
+    batch = {"latents": jnp.zeros((clips, 1, 1, 1, 1))}
+    return FlowMatching(**options).draw_levels(jax.random.key(0), batch).sigma
 
 
 def test_is_an_objective_and_a_config():
     objective = FlowMatching(times="uniform", shift=2.5)
     assert isinstance(objective, Objective)
+    assert to_dict(objective)["name"] == "flow_matching"
     assert from_dict(FlowMatching, to_dict(objective)) == objective
 
 
@@ -109,24 +95,36 @@ def test_unconditional_models_need_no_conditions():
 
 
 def test_time_distributions():
-    key, shape = jax.random.key(0), (20000, 1)
-    logit = FlowMatching(mean=-0.5, std=0.8).draw_sigma(key, shape)
+    logit = draw_sigma(20000, mean=-0.5, std=0.8)
     logit = np.log(logit / (1 - logit))
     assert abs(logit.mean() + 0.5) < 0.02 and abs(logit.std() - 0.8) < 0.02
-    uniform = FlowMatching(times="uniform").draw_sigma(key, shape)
+    uniform = draw_sigma(20000, times="uniform")
     assert abs(uniform.mean() - 0.5) < 0.01 and uniform.min() >= 0 and uniform.max() <= 1
-    shifted = FlowMatching(times="uniform", shift=5.0).draw_sigma(key, shape)
+    shifted = draw_sigma(20000, times="uniform", shift=5.0)
     np.testing.assert_allclose(shifted, 5 * uniform / (1 + 4 * uniform), rtol=1e-6)
 
 
-def test_bins_report_means_and_leave_out_empty_ones():
-    error, sigma = jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.1, 0.2, 0.9, 1.0])
-    metrics = time_metrics(error, sigma)
-    half = time_metrics(error[:2], sigma[:2]), time_metrics(error[2:], sigma[2:])
-    summed = jax.tree.map(lambda a, b: (a + b) / 4, *half)
-    want = {"mse_q0": 1.5, "mse_q3": 6.0}
-    assert report(metrics) == {"mse": 15.0, **want}
-    assert report(summed) == {"mse": 3.75, **want}
+def test_the_quantile_keeps_order_and_ends():
+    u = jnp.asarray([0.0, 1e-6, 0.2, 0.5, 0.9, 1.0])
+    for objective in (FlowMatching(shift=3.0), FlowMatching(times="uniform", shift=0.5)):
+        sigma = np.asarray(objective.quantile(u))
+        assert sigma[0] == 0 and sigma[-1] == 1 and (np.diff(sigma) > 0).all()
+    assert FlowMatching(mean=0.3).quantile(jnp.float32(0.5)) == pytest.approx(jax.nn.sigmoid(0.3))
+
+
+def test_bins_report_means_over_counted_frames_and_leave_out_empty_ones():
+    error = jnp.array([[1.0, 2.0], [4.0, 8.0]])
+    sigma = jnp.array([[0.1, 0.2], [0.9, 1.0]])
+    counted = jnp.array([[1.0, 1.0], [0.0, 1.0]])
+
+    def metrics(rows):
+        args = error[rows], sigma[rows], counted[rows]
+        return mean_over("mse_all", args[0], args[2]) | time_metrics(*args)
+
+    want = {"mse_all": 11 / 3, "mse_q0": 1.5, "mse_q3": 8.0}
+    assert report(metrics(slice(None))) == pytest.approx(want)
+    summed = jax.tree.map(lambda a, b: (a + b) / 4, metrics(slice(1)), metrics(slice(1, 2)))
+    assert report(summed) == pytest.approx(want)
 
 
 def test_sums_add_up_over_micro_batches():
@@ -138,7 +136,14 @@ def test_sums_add_up_over_micro_batches():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"times": "beta"}, {"shift": 0.0}, {"std": -1.0}, {"caption_dropout": 1.5}]
+    "bad",
+    [
+        {"name": "diffusion_forcing"},
+        {"times": "beta"},
+        {"shift": 0.0},
+        {"std": -1.0},
+        {"caption_dropout": 1.5},
+    ],
 )
 def test_bad_values(bad):
     with pytest.raises(UserError):
