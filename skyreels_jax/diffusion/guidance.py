@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from skyreels_jax.core.types import Latents, Time
 
-VelocityFn = Callable[[Latents, Time], Latents]
+# With a memory (see step_cache) it is `(x, timestep, memory) -> (v, memory)`.
+VelocityFn = Callable[[Latents, Time], Latents] | Callable[[Latents, Time, Any], tuple]
 
 
 def conditional(model: Callable, cond: Mapping[str, Any]) -> Partial:

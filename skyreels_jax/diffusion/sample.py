@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key
 
 from skyreels_jax.core.rng import stream
-from skyreels_jax.core.types import Latents
+from skyreels_jax.core.types import Latents, Time
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.guidance import VelocityFn
 from skyreels_jax.diffusion.solvers.base import Solver, over_latents
@@ -56,6 +56,16 @@ def condition_noise(
     return jax.vmap(draw)(keys)
 
 
+def evaluate(
+    velocity_fn: VelocityFn, x: Latents, timestep: Time, memory: Any
+) -> tuple[Latents, Any]:
+    """Returns the velocity, float32, and the memory after it (None: the function has none)."""
+    if memory is None:
+        return velocity_fn(x, timestep).astype(jnp.float32), None
+    v, memory = velocity_fn(x, timestep, memory)
+    return v.astype(jnp.float32), memory
+
+
 def advance(
     velocity_fn: VelocityFn,
     state: Any,
@@ -66,12 +76,13 @@ def advance(
     number: Number = 0,
     keys: Key[Array, " B"] | None = None,
 ) -> tuple[Any, Latents]:
-    """Returns the solver's state and the latents after `row`, the grid's row `number`.
+    """Returns state and latents after `row`, the grid's row `number`.
 
+    state: (memory of the velocity function or None, state of the solver).
     `row.noised` frames are noised for the model alone, with `keys`; `row.window` frames are all
     that it sees. Raises `ValueError` for noised frames without keys.
     """
-    seen, timestep = x, jnp.asarray(row.timestep)
+    (memory, state), seen, timestep = state, x, jnp.asarray(row.timestep)
     if row.noised is not None:
         if keys is None:
             raise ValueError("this grid noises its conditions: pass keys, one per sample")
@@ -80,10 +91,11 @@ def advance(
     if row.window is not None:
         seen, timestep = seen[:, row.window], timestep[row.window]
     timestep = jnp.broadcast_to(timestep[None], (x.shape[0], timestep.shape[0]))
-    v = velocity_fn(seen, timestep).astype(jnp.float32)
+    v, memory = evaluate(velocity_fn, seen, timestep, memory)
     if row.window is not None:
         v = jnp.zeros_like(x).at[:, row.window].set(v)  # the grid moves no frame that is unseen
-    return solver.step(state, x, v, row)
+    state, x = solver.step(state, x, v, row)
+    return (memory, state), x
 
 
 def sample(
@@ -93,6 +105,7 @@ def sample(
     solver: Solver,
     *,
     keys: Key[Array, " B"] | None = None,
+    memory: Any = None,
 ) -> Latents:
     """Returns the latents at the end of `grid`, float32.
 
@@ -100,6 +113,8 @@ def sample(
     noise: [B, T, H, W, C], the latents before the first row; frames that the grid never updates
     (a clean prefix, say) come back as they went in.
     keys: one per sample, for grids that noise their conditions.
+    memory: what a velocity function that carries something from row to row starts with; it is then
+    called as `(x, timestep, memory) -> (v, memory)`.
     """
     x = jnp.asarray(noise, jnp.float32)
 
@@ -107,7 +122,8 @@ def sample(
         (state, x), (number, row) = carry, numbered
         return advance(velocity_fn, state, x, row, solver=solver, number=number, keys=keys), None
 
-    (_, x), _ = jax.lax.scan(body, (solver.init(x), x), (jnp.arange(len(grid.timestep)), grid))
+    start = (memory, solver.init(x)), x
+    (_, x), _ = jax.lax.scan(body, start, (jnp.arange(len(grid.timestep)), grid))
     return x
 
 
@@ -118,15 +134,16 @@ def sample_steps(
     solver: Solver,
     *,
     keys: Key[Array, " B"] | None = None,
+    memory: Any = None,
 ) -> Iterator[Latents]:
     """Yields the latents after each row; the last ones equal those of `sample`.
 
     velocity_fn: a `jax.tree_util.Partial` (see guidance), because its arrays are arguments of the
     compiled step. The latents are yielded while still being computed; whoever shows progress calls
-    `block_until_ready` on them.
+    `block_until_ready` on them. `memory` is destroyed.
     """
     x = jnp.asarray(noise, jnp.float32)
-    state = solver.init(x)
+    state = memory, solver.init(x)
     for index in range(len(grid.timestep)):
         row = jax.tree.map(lambda column, index=index: column[index], grid)
         state, x = compiled_advance(

@@ -31,6 +31,12 @@ class TextToVideo(nnx.Module):
         context, weight = compact_context(hidden, length, max_length=self.max_length)
         return {"context": context, "context_weight": weight}
 
+    def embed_time(
+        self, timestep: Time, fps: Int[Array, "B"] | None = None
+    ) -> tuple[Float[Array, "B t D"], Float[Array, "B t 6 D"]]:
+        """Returns the transformer's time embedding and its modulation of the blocks, float32."""
+        return self.transformer.embed_time(timestep, fps)
+
     def __call__(
         self,
         latents: Latents,
@@ -45,7 +51,7 @@ class TextToVideo(nnx.Module):
     ) -> Float[Array, "B T H W O"]:
         """Returns the velocity. Pass `input_ids` and `length`, or what `encode` made of them.
 
-        `conditions` (`fps`, `image_context`, `attention`) go to the transformer as they are.
+        `conditions` (`fps`, `image_context`, `attention`, `run_blocks`) go to the transformer.
         Raises `UserError` when both or neither kind of text is given.
         """
         if (input_ids is None) == (context is None) or (input_ids is None) != (length is None):

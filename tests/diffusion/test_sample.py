@@ -175,7 +175,9 @@ def test_the_model_sees_noised_conditions_that_stay_clean():
     x = start
     for number in range(2):
         before, row = x, jax.tree.map(lambda column, i=number: column[i], grid)
-        _, x = advance(velocity_fn, (), before, row, solver=solver, number=number, keys=keys)
+        _, x = advance(
+            velocity_fn, (None, ()), before, row, solver=solver, number=number, keys=keys
+        )
         noise = condition_noise(keys, number, start.shape[1:])
         told, timestep = seen[number]
         np.testing.assert_allclose(told[:, :2], 0.98 * clean + 0.02 * noise[:, :2], rtol=1e-5)
@@ -184,7 +186,7 @@ def test_the_model_sees_noised_conditions_that_stay_clean():
         np.testing.assert_array_equal(x[:, :2], clean)
     assert not np.allclose(seen[0][0][:, :2], seen[1][0][:, :2])  # fresh in every row
     with pytest.raises(ValueError, match="pass keys"):
-        advance(velocity_fn, (), x, row, solver=solver)
+        advance(velocity_fn, (None, ()), x, row, solver=solver)
 
 
 def test_condition_noise_hangs_on_seed_and_row_only():

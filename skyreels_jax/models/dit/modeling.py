@@ -1,5 +1,8 @@
 """`SkyReelsV2Transformer3D`: velocity of noisy latents, given times, text, image and frame rate."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +19,12 @@ from skyreels_jax.nn.rope import rope_table, timestep_embedding
 from skyreels_jax.nn.stack import scan, stack
 
 FLOAT32 = jnp.dtype("float32")
+Blocks = Callable[[Array], Array]  # tokens [B, L, D] before all blocks to those after
+
+
+def run_plainly(blocks: Blocks, tokens: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """Returns `blocks(tokens)`: the blocks run whenever the model does."""
+    return blocks(tokens)
 
 
 class PatchEmbedding(nnx.Module):
@@ -118,6 +127,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
         image_context: Float[Array, "B Si I"] | None = None,
         attention: Attention = default_attention,
         remat: str = "none",
+        run_blocks: Callable[[Blocks, Array], Array] = run_plainly,
     ) -> Float[Array, "B T H W O"]:
         """Returns the velocity of `latents`, in the dtype of the parameters.
 
@@ -125,22 +135,19 @@ class SkyReelsV2Transformer3D(nnx.Module):
         context: text states; `context_weight[b, s]` is how many times token s counts (None: once).
         fps: frames per second; needed and read only by models with `inject_sample_info`.
         image_context: CLIP states; needed exactly by models with `image_dim`.
+        run_blocks: called with the blocks and their tokens; a step cache may skip the blocks.
         Raises `UserError` on sizes that patches do not divide, on missing and needless conditions.
         """
         grid = self._check(latents, timestep, fps, image_context)
         config = self.config
-        time = self.time_embedder(timestep_embedding(timestep, config.freq_dim))
-        modulation = self.time_proj(jax.nn.silu(time)).reshape(*time.shape[:2], 6, -1)
-        if self.fps_embedder is not None:
-            modulation = modulation + self.fps_embedder(fps)
-
+        time, modulation = self.embed_time(timestep, fps)
         mask = None
         if config.num_frame_per_block > 1:
             mask = Mask(causal_block=config.num_frame_per_block * grid[1] * grid[2])
-        x = scan(
+        blocks = functools.partial(
+            scan,
             self.blocks,
-            self.patch_embedding(latents),
-            modulation,
+            modulation=modulation,
             remat=remat,
             context=self.text_embedder(context),
             rope=rope_table(
@@ -151,9 +158,21 @@ class SkyReelsV2Transformer3D(nnx.Module):
             image=None if self.image_embedder is None else self.image_embedder(image_context),
             attention=attention,
         )
+        x = run_blocks(blocks, self.patch_embedding(latents))
         final = time[:, :, None] + self.head_modulation[...].astype(jnp.float32)[None]
         x = self.head(modulated_norm(x, final[:, :, 0], final[:, :, 1], eps=config.eps))
         return self._unpatchify(x, grid)
+
+    def embed_time(
+        self, timestep: Float[Array, "B t"], fps: Int[Array, "B"] | None = None
+    ) -> tuple[Float[Array, "B t D"], Float[Array, "B t 6 D"]]:
+        """Returns the embedding of times, and what it and the frame rate add to all blocks'
+        modulation; float32."""
+        time = self.time_embedder(timestep_embedding(timestep, self.config.freq_dim))
+        modulation = self.time_proj(jax.nn.silu(time)).reshape(*time.shape[:2], 6, -1)
+        if self.fps_embedder is not None:
+            modulation = modulation + self.fps_embedder(fps)
+        return time, modulation
 
     def _unpatchify(self, x: Float[Array, "B L P"], grid: tuple[int, int, int]) -> Array:
         patch = self.config.patch_size
