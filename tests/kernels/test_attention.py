@@ -104,7 +104,8 @@ def test_no_square_array_in_the_chunked_gradient():
     q, k, v, _ = draw(1, 1024, 1024, heads=1)
 
     def total(q, k, v):
-        return jnp.sum(chunked(q, k, v, scale=1.0, query_chunk=64, key_chunk=128))
+        causal = Mask(causal_block=96)
+        return jnp.sum(chunked(q, k, v, mask=causal, scale=1.0, query_chunk=64, key_chunk=128))
 
     compiled = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, k, v).compile()
     square = 4 * 1024 * 1024
