@@ -82,24 +82,36 @@ def write_mp4(path: pathlib.Path, frames: np.ndarray, fps: float | int) -> None:
     """Encodes `frames` uint8 [T, H, W, 3], tagged so that every player shows the same colours."""
     import av
 
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        encode_h264(container, frames, fps)
+
+
+def encode_h264(
+    container: Any, frames: np.ndarray, fps: float | int, options: Mapping[str, str] | None = None
+) -> Any:
+    """Adds `frames` uint8 [T, H, W, 3] to a PyAV container as a video stream, and returns that.
+
+    H.264, yuv420p, BT.709; `options` are x264's. An odd side grows by one repeated pixel.
+    """
+    import av
+
     height, width = frames.shape[1:3]
     odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     frames = np.pad(frames, odd, mode="edge")
-    options = {"movflags": "faststart"}
-    with av.open(str(path), "w", format="mp4", options=options) as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "14"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        codec = stream.codec_context
-        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
-        codec.color_range = LIMITED_RANGE
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(
-                format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
-            )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    rate = Fraction(fps).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "14", **(options or {})})
+    stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+    codec = stream.codec_context
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = LIMITED_RANGE
+    for pixels in frames:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame.reformat(
+            format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
+        )
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+    return stream
 
 
 def write_gif(path: pathlib.Path, frames: np.ndarray, fps: float | int) -> None:
