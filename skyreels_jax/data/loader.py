@@ -51,21 +51,34 @@ class RandomCrop(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class PickCaption(grain.transforms.RandomMap):
-    """Turns a latents-store sample into one of flow matching: one of its captions, the empty one.
+class CutLatents(grain.transforms.RandomMap):
+    """Turns a latents-store sample into one of a velocity objective: a window of its latents with
+    the number of the first ("start"), one of its captions, and the empty one.
 
-    length: latent frames that are kept, from the first; 0 keeps all. The VAE is causal: the first
-    latents of a clip are the latents of its first frames.
+    length: latent frames of the window; 0 takes all.
+    middle: probability that the window begins anywhere behind the first latent, else it begins with
+    it. The VAE is causal: the first latents of a clip are the latents of its first frames. Latent 0
+    is a single frame, each other one four, so windows from the middle are not clips encoded by
+    themselves; they are what sampling has in hand when it carries latents from window to window.
     """
 
     null_cond: Mapping[str, np.ndarray]
     length: int = 0
+    middle: float = 0.0
 
     def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         pick = int(rng.integers(len(element["length"])))
         cond = {name: element[name][pick] for name in ("input_ids", "length")}
-        latents = element["latents"][: self.length or None].astype(np.float32)
-        return {"latents": latents, "cond": cond, "null_cond": dict(self.null_cond)}
+        latents, start = element["latents"], 0
+        length = self.length or len(latents)
+        if rng.random() < self.middle:
+            start = int(rng.integers(1, len(latents) - length + 1))
+        return {
+            "latents": latents[start : start + length].astype(np.float32),
+            "start": np.int32(start),
+            "cond": cond,
+            "null_cond": dict(self.null_cond),
+        }
 
 
 def pipeline(

@@ -78,9 +78,12 @@ class DataConfig:
 
     folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions:
     paraphrases a clip).
+    middle: probability that a stage whose `frames` are fewer than num_frames takes its window of
+    latents from behind the first one, and not the beginning of the clip. Films longer than a
+    window need it where latents are carried from window to window; only diffusion forcing has it.
     vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents
-    store, which the first run that needs it makes; encode_batch: clips encoded at once. Training a
-    VAE uses none of the three.
+    store, which the first run that needs it makes; encode_batch: clips encoded at once.
+    Training a VAE uses none of the last four.
     """
 
     folder: str = "runs/data"
@@ -88,6 +91,7 @@ class DataConfig:
     clips: int = 4096
     num_frames: int = 33
     captions: int = 4
+    middle: float = 0.0
     vae: str = ""
     latents: str = ""
     encode_batch: int = 8
@@ -97,6 +101,8 @@ class DataConfig:
             raise UserError(
                 "data needs clips, captions and encode_batch of 1 or more and num_frames = 4k + 1"
             )
+        if not 0 <= self.middle <= 1:
+            raise UserError(f"data.middle is a probability, got {self.middle}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,13 +65,25 @@ def get_config():
         "save_every": 100,
     })
 """
+FORCING = """
+import ml_collections
+from skyreels_jax.cli.train import read_config
+
+def get_config():
+    config = ml_collections.ConfigDict(read_config("%(root)s/video.py"))
+    config.start, config.out = config.out, "%(root)s/forcing"
+    config.objective.name = "diffusion_forcing"
+    config.data.update({"num_frames": 9, "middle": 0.5, "latents": "%(root)s/long"})
+    config.stages = ({"steps": 2, "batch": 4, "frames": 5},)
+    return config
+"""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of the two configs, after both runs."""
     root = tmp_path_factory.mktemp("runs")
-    for name, text in (("vae", VAE), ("video", VIDEO)):
+    for name, text in (("vae", VAE), ("video", VIDEO), ("forcing", FORCING)):
         (root / f"{name}.py").write_text(text % {"root": root})
     for name in ("vae", "video"):
         assert main(["train", "--config", str(root / f"{name}.py")]) == 0
@@ -145,6 +157,23 @@ def test_a_run_starts_from_another_and_leaves_frozen_weights_alone(runs, capfd):
     assert "holds no checkpoints; train that run first" in capfd.readouterr().err
 
 
+def test_diffusion_forcing_goes_on_from_a_finished_run(runs, capfd):
+    config = ["train", "--config", str(runs / "forcing.py")]
+    block = ["--set", "model.transformer.num_frame_per_block=2"]
+    assert main([*config, *block]) == 2
+    assert "causal_block_size is 1; the transformer's num" in capfd.readouterr().err
+    assert main(config) == 0
+    assert np.load(runs / "long" / "latents.npy").shape == (16, 5, 32, 32, 4)
+    logged = rows(runs / "forcing" / "metrics.csv")
+    assert len(logged) == 2 and all(np.isfinite(float(row["loss"])) for row in logged)
+    assert any(float(row.get("mse_prefix") or 0) > 0 for row in logged)
+    folder = runs / "forcing" / "export"
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "SkyReelsV2DiffusionForcingPipeline"
+    # It makes windows, not clips as long as those they were cut from.
+    assert json.loads((folder / "skyreels_jax.json").read_text())["num_frames"] == 5
+
+
 def test_stale_latents_are_refused(runs, capfd):
     args = ["train", "--config", str(runs / "video.py"), "--set", "data.num_frames=9"]
     assert main([*args, "--set", f"out={runs}/other"]) == 2
@@ -163,6 +192,13 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "data.vae=/nowhere"], "train configs/toy/vae.py first"),
         (["--set", "stages=({'steps': 1, 'batch': 4, 'frames': -3},)"], "must be 4k + 1"),
         (["--set", "data.latents="], "data.latents: name the folder"),
+        (["--set", "data.middle=2.0"], "data.middle is a probability"),
+        (["--set", "data.middle=0.5"], "give each stage fewer frames than data.num_frames = 5"),
+        (
+            ["--set", "data.middle=0.5", "--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 1}]"],
+            "data.middle needs the objective diffusion_forcing",
+        ),
+        (["--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 9}]"], "wants 9 of 5 frames"),
         (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
         (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),
@@ -182,6 +218,7 @@ def test_unknown_keys_of_a_config_file_are_refused(runs, tmp_path, capfd):
         ('"kind"', '"knd"', "did you mean 'kind'?"),
         ('"ffn_dim"', '"ffn_dims"', "did you mean 'ffn_dim'?"),
         ('"caption_dropout"', '"caption_drop"', "did you mean 'caption_dropout'?"),
+        ('"caption_dropout": 0.5', '"name": "flow_match"', "did you mean 'flow_matching'?"),
         ("def get_config", "def config", "no get_config()"),
         ("return ml_collections.ConfigDict", "return dict", "returns an ml_collections.ConfigDict"),
         ("def get_config():", "def get_config()", "line 4: expected ':'"),

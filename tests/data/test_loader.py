@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.loader import PickCaption, RandomCrop, pipeline
+from skyreels_jax.data.loader import CutLatents, RandomCrop, pipeline
 
 
 class Clips:
@@ -23,7 +23,7 @@ class Clips:
 
 
 class Stored:
-    """A latents store of clips that hold their own number."""
+    """A latents store of clips that hold their own number, and eighths that count the frames."""
 
     def __len__(self):
         return 12
@@ -31,6 +31,7 @@ class Stored:
     def __getitem__(self, index):
         ids = np.full((3, 8), index, np.int32) + 100 * np.arange(3, dtype=np.int32)[:, None]
         latents = np.full((5, 2, 2, 4), index, np.float16)
+        latents += np.arange(5, dtype=np.float16)[:, None, None, None] / 8
         return {"latents": latents, "input_ids": ids, "length": np.array([4, 5, 6], np.int32)}
 
 
@@ -63,14 +64,14 @@ def test_zero_takes_whole_clips_and_too_large_crops_are_refused():
 
 
 def test_position_is_exact_across_epochs():
-    data = pipeline(Stored(), PickCaption(NULL), batch=5, seed=1)
+    data = pipeline(Stored(), CutLatents(NULL), batch=5, seed=1)
     reference = iter(data)
     batches = [next(reference) for _ in range(9)]
     for stop in (0, 1, 4):
         first = iter(data)
         for _ in range(stop):
             next(first)
-        second = iter(pipeline(Stored(), PickCaption(NULL), batch=5, seed=1))
+        second = iter(pipeline(Stored(), CutLatents(NULL), batch=5, seed=1))
         second.set_state(first.get_state())
         for want in batches[stop:]:
             got = next(second)
@@ -79,7 +80,7 @@ def test_position_is_exact_across_epochs():
 
 
 def test_every_clip_comes_once_an_epoch_with_its_own_captions():
-    data = iter(pipeline(Stored(), PickCaption(NULL), batch=4, seed=2))
+    data = iter(pipeline(Stored(), CutLatents(NULL), batch=4, seed=2))
     rows = [next(data) for _ in range(3)]
     numbers = np.concatenate([r["latents"][:, 0, 0, 0, 0] for r in rows]).astype(int)
     assert sorted(numbers) == list(range(12))
@@ -93,15 +94,27 @@ def test_every_clip_comes_once_an_epoch_with_its_own_captions():
 
 
 def test_first_latents_of_a_clip():
-    batch = next(iter(pipeline(Stored(), PickCaption(NULL, length=2), batch=3, seed=0)))
+    batch = next(iter(pipeline(Stored(), CutLatents(NULL, length=2), batch=3, seed=0)))
     assert batch["latents"].shape == (3, 2, 2, 2, 4)
+    assert batch["start"].dtype == np.int32 and not batch["start"].any()
+    np.testing.assert_array_equal(batch["latents"][..., 0, 0, 0] % 1, [[0, 1 / 8]] * 3)
+
+
+def test_windows_from_the_middle_of_clips():
+    batches = iter(pipeline(Stored(), CutLatents(NULL, length=3, middle=0.6), batch=12, seed=0))
+    starts = []
+    for _ in range(40):
+        batch = next(batches)
+        frames = batch["latents"][:, :, 0, 0, 0] % 1 * 8
+        np.testing.assert_array_equal(frames, batch["start"][:, None] + np.arange(3)[None])
+        starts.extend(batch["start"].tolist())
+    shares = np.bincount(starts) / len(starts)
+    np.testing.assert_allclose(shares, [0.4, 0.3, 0.3], atol=0.07)
 
 
 def test_orders_differ_by_seed_and_empty_sources_are_refused():
     first, second = (
-        next(iter(pipeline(Stored(), PickCaption(NULL), batch=12, seed=s)))["latents"][
-            :, 0, 0, 0, 0
-        ]
+        next(iter(pipeline(Stored(), CutLatents(NULL), batch=12, seed=s)))["latents"][:, 0, 0, 0, 0]
         for s in (0, 1)
     )
     assert not np.array_equal(first, second)

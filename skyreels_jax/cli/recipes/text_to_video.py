@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 from skyreels_jax.cli.recipes import clips
-from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
-from skyreels_jax.data.loader import PickCaption, pipeline
+from skyreels_jax.data.loader import CutLatents, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
@@ -24,10 +24,13 @@ from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.umt5.modeling import UMT5Encoder
 from skyreels_jax.models.umt5.text import tokenize
+from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
+
+OBJECTIVES = {objective.name: objective for objective in (FlowMatching, DiffusionForcing)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,10 @@ class TextToVideoConfig:
 
 
 class TextToVideoRecipe:
-    """Kind "text_to_video": `model` is a `TextToVideoConfig`, `objective` a `FlowMatching`."""
+    """Kind "text_to_video": `model` is a `TextToVideoConfig`, `objective` one of `OBJECTIVES`.
+
+    An objective without a "name" is flow matching.
+    """
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         model = from_dict(TextToVideoConfig, config.model)
@@ -50,10 +56,13 @@ class TextToVideoRecipe:
                 f"text_encoder.vocab_size is {stated}; the tokenizer has {vocabulary} words"
             )
         text_encoder = dataclasses.replace(model.text_encoder, vocab_size=vocabulary)
+        name = dict(config.objective).get("name", FlowMatching.name)
+        if name not in OBJECTIVES:
+            raise UserError(f"objective.name {name!r} is not known{suggest(str(name), OBJECTIVES)}")
         return dataclasses.replace(
             config,
             model=dataclasses.replace(model, text_encoder=text_encoder),
-            objective=from_dict(FlowMatching, config.objective),
+            objective=from_dict(OBJECTIVES[name], config.objective),
         )
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs) -> TextToVideo:
@@ -63,6 +72,7 @@ class TextToVideoRecipe:
         )
 
     def loader(self, config: TrainConfig) -> Loader:
+        check_windows(config)
         store = prepare_latents(config.data)
         shape = store[0]["latents"].shape
         if shape[-1] != config.model.transformer.in_channels:
@@ -72,14 +82,10 @@ class TextToVideoRecipe:
             )
 
         def open_stage(stage, index):
-            if stage.size:
-                raise UserError("stages of text_to_video keep the whole picture: leave size out")
-            if stage.frames > config.data.num_frames:
-                raise UserError(f"a stage wants {stage.frames} of {config.data.num_frames} frames")
             factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
-            pick = PickCaption(store.null_cond, length=length)
-            return pipeline(store, pick, batch=stage.batch, seed=config.seed + index)
+            cut = CutLatents(store.null_cond, length=length, middle=config.data.middle)
+            return pipeline(store, cut, batch=stage.batch, seed=config.seed + index)
 
         return open_stage
 
@@ -91,9 +97,39 @@ class TextToVideoRecipe:
             layout.save_component(folder / name, name, part, params[name], dtype=jnp.dtype(dtype))
         build_tokenizer().save_pretrained(folder / "tokenizer")
         scheduler = {**layout.SCHEDULER, "flow_shift": config.flow_shift}
-        layout.write_index(folder, scheduler=scheduler)
-        frames = config.data.num_frames
+        forcing = isinstance(config.objective, DiffusionForcing)
+        layout.write_index(folder, scheduler=scheduler, pipeline=layout.PIPELINES[forcing])
+        whole = config.data.num_frames
+        frames = max((stage.frames or whole for stage in config.stages), default=whole)
         write_defaults(folder, toy_defaults(num_frames=frames, shift=config.flow_shift))
+
+
+def check_windows(config: TrainConfig) -> None:
+    """Raises `UserError` for stages, windows and causal blocks that do not go together."""
+    whole, middle, objective = config.data.num_frames, config.data.middle, config.objective
+    for stage in config.stages:
+        if stage.size:
+            raise UserError("stages of text_to_video keep the whole picture: leave size out")
+        if stage.frames > whole:
+            raise UserError(f"a stage wants {stage.frames} of {whole} frames")
+        if middle and not 0 < stage.frames < whole:
+            raise UserError(
+                f"data.middle cuts windows from longer clips: give each stage fewer frames than "
+                f"data.num_frames = {whole}"
+            )
+    if not isinstance(objective, DiffusionForcing):
+        if middle:
+            raise UserError(
+                "data.middle needs the objective diffusion_forcing: without the frames before it, "
+                "a window from the middle does not show what its caption says"
+            )
+        return
+    block = config.model.transformer.num_frame_per_block
+    if block not in (1, objective.causal_block_size):
+        raise UserError(
+            f"objective.causal_block_size is {objective.causal_block_size}; the transformer's "
+            f"num_frame_per_block is {block}"
+        )
 
 
 def prepare_latents(data: DataConfig) -> latents.LatentStore:
