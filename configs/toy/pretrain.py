@@ -1,7 +1,7 @@
 """The miniature itself: diffusion transformer and text encoder, trained together on latents.
 
 Command:  skyreels-jax train --config configs/toy/pretrain.py     (after configs/toy/vae.py)
-Hardware: 2 CPU cores, float32; 0.65 s a step of either stage: 100 minutes.
+Hardware: 2 CPU cores, float32; 0.65 s a step of either stage: 80 minutes.
 Result:   runs/toy/pretrain/export, a diffusers SkyReelsV2Pipeline folder (scores: docs/log.md).
 The first run encodes the clips (7 minutes).
 """
@@ -48,8 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
             },
             # Half clips first: they show every attribute, at half the price.
             "stages": (
-                {"steps": 2200, "batch": 24, "frames": 17},
-                {"steps": 7000, "batch": 16},
+                {"steps": 1500, "batch": 24, "frames": 17},
+                {"steps": 6000, "batch": 16},
             ),
             "optimizer": {
                 "name": "muon",
