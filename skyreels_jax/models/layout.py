@@ -1,15 +1,16 @@
 """What a model folder is: its components, their configurations, name tables and weight files.
 
 Diffusers form: `model_index.json`, `vae/`, `text_encoder/`, `tokenizer/`, `transformer/`,
-`scheduler/`. Official form: `config.json` and `*.safetensors` of the transformer, `Wan2.1_VAE.pth`,
-`models_t5_umt5-xxl-enc-bf16.pth`, `google/umt5-xxl/` (tokenizer), and, where VAE or text encoder
-are not the released ones, `diffusers_configs.json` (ours: what the official form leaves unsaid).
+`scheduler/`, and for image-to-video `image_encoder/` and `image_processor/`. Official form:
+`config.json` and `*.safetensors` of the transformer, `Wan2.1_VAE.pth`,
+`models_t5_umt5-xxl-enc-bf16.pth`, `google/umt5-xxl/` (tokenizer), for image-to-video
+`models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`, and, where these are not the released
+ones, `diffusers_configs.json` (ours: what the official form leaves unsaid).
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -17,15 +18,13 @@ from flax import nnx
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
-from skyreels_jax.models.dit import config as dit_config
-from skyreels_jax.models.dit import weights as dit_weights
-from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
-from skyreels_jax.models.umt5 import config as umt5_config
-from skyreels_jax.models.umt5 import weights as umt5_weights
-from skyreels_jax.models.umt5.modeling import UMT5Encoder
-from skyreels_jax.models.vae import config as vae_config
-from skyreels_jax.models.vae import weights as vae_weights
-from skyreels_jax.models.vae.modeling import AutoencoderKLWan
+from skyreels_jax.models.clip import preprocess
+from skyreels_jax.models.clip.config import VIT_H_14
+from skyreels_jax.models.clip.preprocess import CLIPImageConfig
+from skyreels_jax.models.dit.config import from_official
+from skyreels_jax.models.kinds import IMAGE_PARTS, KINDS, TEXT_PARTS, abstract_model
+from skyreels_jax.models.umt5.config import XXL
+from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.weights.convert import export_tree, load_tree
 from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.table import Table
@@ -34,65 +33,10 @@ from skyreels_jax.weights.writer import write_safetensors
 MAX_SHARD_BYTES = 5 * 10**9
 EXTRA = "diffusers_configs.json"
 SETTINGS = "skyreels_jax.json"  # what the model makes when nothing is asked for (pipelines)
-PIPELINES = ("SkyReelsV2Pipeline", "SkyReelsV2DiffusionForcingPipeline")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kind:
-    """One sort of component: how its files are named and what they become.
-
-    header: the entries of its config.json that name the architecture.
-    hints: entries that are written for other readers, and not read.
-    official: its weight file in an official folder ("": the folder itself).
-    """
-
-    config: type
-    ignored: frozenset[str]
-    model: Callable[..., nnx.Module]
-    diffusers_table: Callable[[Any], Table]
-    official_table: Callable[[Any], Table]
-    header: dict[str, Any]
-    hints: dict[str, Any]
-    basename: str
-    official: str
-
-
-KINDS = {
-    "vae": Kind(
-        config=vae_config.VAEConfig,
-        ignored=frozenset(vae_config.IGNORED_FIELDS),
-        model=AutoencoderKLWan,
-        diffusers_table=vae_weights.diffusers_table,
-        official_table=vae_weights.official_table,
-        header={"_class_name": "AutoencoderKLWan"},
-        hints={},
-        basename="diffusion_pytorch_model",
-        official="Wan2.1_VAE.pth",
-    ),
-    "text_encoder": Kind(
-        config=umt5_config.UMT5Config,
-        ignored=umt5_config.IGNORED,
-        model=UMT5Encoder,
-        diffusers_table=umt5_weights.diffusers_table,
-        official_table=umt5_weights.official_table,
-        header={"architectures": ["UMT5EncoderModel"], "model_type": "umt5"},
-        # Else transformers computes in the stored type, and diffusers the rest in float32.
-        hints={"dtype": "float32"},
-        basename="model",
-        official="models_t5_umt5-xxl-enc-bf16.pth",
-    ),
-    "transformer": Kind(
-        config=dit_config.DiTConfig,
-        ignored=frozenset(),
-        model=SkyReelsV2Transformer3D,
-        diffusers_table=dit_weights.diffusers_table,
-        official_table=dit_weights.official_table,
-        header={"_class_name": "SkyReelsV2Transformer3DModel"},
-        hints={},
-        basename="diffusion_pytorch_model",
-        official="",
-    ),
-}
+IMAGE_TO_VIDEO = "SkyReelsV2ImageToVideoPipeline"
+PIPELINES = ("SkyReelsV2Pipeline", "SkyReelsV2DiffusionForcingPipeline", IMAGE_TO_VIDEO)
+PROCESSOR = "image_processor"
+RELEASED_PROCESSOR = preprocess.to_json(CLIPImageConfig())
 TOKENIZER = {"diffusers": "tokenizer", "official": "google/umt5-xxl"}
 SCHEDULER = {
     "_class_name": "UniPCMultistepScheduler",
@@ -101,6 +45,7 @@ SCHEDULER = {
     "use_flow_sigmas": True,
     "flow_shift": 8.0,  # the official default for text-to-video
 }
+IMAGE_SCHEDULER = {**SCHEDULER, "flow_shift": 5.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +60,10 @@ class Component:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """What a folder holds. `form` is "diffusers" or "official"; `scheduler` its json, as it is."""
+    """What a folder holds. `form` is "diffusers" or "official"; `scheduler` its json, as it is.
+
+    image_processor: of an image-to-video model; None for all others.
+    """
 
     path: pathlib.Path
     form: str
@@ -123,6 +71,7 @@ class ModelFolder:
     tokenizer: pathlib.Path
     scheduler: dict[str, Any]
     pipeline: str
+    image_processor: CLIPImageConfig | None = None
 
 
 def read_folder(path: str | pathlib.Path) -> ModelFolder:
@@ -136,7 +85,7 @@ def read_folder(path: str | pathlib.Path) -> ModelFolder:
         raise UserError(f"{path}: no such model folder")
     if (path / "model_index.json").is_file():
         return _read_diffusers(path)
-    official = [kind.official for kind in KINDS.values() if kind.official]
+    official = [KINDS[name].official for name in ("vae", "text_encoder")]
     if (path / "config.json").is_file() and any((path / name).exists() for name in official):
         return _read_official(path)
     raise UserError(
@@ -151,21 +100,43 @@ def _read_diffusers(path: pathlib.Path) -> ModelFolder:
     if pipeline not in PIPELINES:
         legal = ", ".join(PIPELINES)
         raise UserError(f"{path}: model_index.json is for {pipeline}; legal: {legal}")
+    image = pipeline == IMAGE_TO_VIDEO
+    names = IMAGE_PARTS if image else TEXT_PARTS
     _require(
         path,
-        *(f"{name}/config.json" for name in KINDS),
+        *(f"{name}/config.json" for name in names),
         "scheduler/scheduler_config.json",
         f"{TOKENIZER['diffusers']}/tokenizer_config.json",
+        *([PROCESSOR] if image else []),
     )
+    components = {name: read_component(path / name, name) for name in names}
+    if (components["transformer"].config.image_dim is not None) != image:
+        raise UserError(
+            f"{path}: model_index.json is for {pipeline}, but the transformer has image_dim = "
+            f"{components['transformer'].config.image_dim}"
+        )
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     return ModelFolder(
         path=path,
         form="diffusers",
-        components={name: read_component(path / name, name) for name in KINDS},
+        components=components,
         tokenizer=path / TOKENIZER["diffusers"],
         scheduler={"_class_name": SCHEDULER["_class_name"], **scheduler},
         pipeline=pipeline,
+        image_processor=read_processor(path / PROCESSOR) if image else None,
     )
+
+
+def read_processor(folder: pathlib.Path) -> CLIPImageConfig:
+    """Returns how a diffusers folder's `image_processor/` prepares images.
+
+    It holds a `CLIPImageProcessor`, or a `CLIPProcessor`, of which transformers 5 writes one file
+    for image and text. Raises `UserError` for a missing, damaged or other processor.
+    """
+    if (folder / "preprocessor_config.json").is_file():
+        return preprocess.from_json(read_json(folder / "preprocessor_config.json"))
+    values = read_json(folder / "processor_config.json").get("image_processor", {})
+    return preprocess.from_json(values)
 
 
 def read_component(folder: pathlib.Path, name: str) -> Component:
@@ -184,27 +155,30 @@ def read_component(folder: pathlib.Path, name: str) -> Component:
 
 
 def _read_official(path: pathlib.Path) -> ModelFolder:
+    configs = {
+        "vae": VAEConfig(),
+        "text_encoder": XXL,
+        "transformer": from_official(read_json(path / "config.json")),
+    }
+    image = configs["transformer"].image_dim is not None
+    if image:
+        configs["image_encoder"] = VIT_H_14
     _require(
         path,
-        *(kind.official for kind in KINDS.values() if kind.official),
+        *(KINDS[name].official for name in configs if KINDS[name].official),
         f"{TOKENIZER['official']}/tokenizer_config.json",
     )
     extra = read_json(path / EXTRA) if (path / EXTRA).is_file() else {}
-    configs = {
-        "vae": vae_config.VAEConfig(),
-        "text_encoder": umt5_config.XXL,
-        "transformer": dit_config.from_official(read_json(path / "config.json")),
-    }
     for name in configs.keys() & extra.keys():
         configs[name] = from_dict(KINDS[name].config, extra[name], ignore=KINDS[name].ignored)
     components = {
         name: Component(
             name=name,
-            config=configs[name],
-            table=kind.official_table(configs[name]),
-            weights=path / kind.official,
+            config=config,
+            table=KINDS[name].official_table(config),
+            weights=path / KINDS[name].official,
         )
-        for name, kind in KINDS.items()
+        for name, config in configs.items()
     }
     # The releases say it in their names alone ("SkyReels-V2-DF-14B-540P").
     forcing = "DF" in path.resolve().name.split("-")
@@ -213,8 +187,11 @@ def _read_official(path: pathlib.Path) -> ModelFolder:
         form="official",
         components=components,
         tokenizer=path / TOKENIZER["official"],
-        scheduler=extra.get("scheduler", SCHEDULER),
-        pipeline=extra.get("pipeline", PIPELINES[forcing]),
+        scheduler=extra.get("scheduler", IMAGE_SCHEDULER if image else SCHEDULER),
+        pipeline=extra.get("pipeline", IMAGE_TO_VIDEO if image else PIPELINES[forcing]),
+        image_processor=preprocess.from_json(extra.get("image_processor", RELEASED_PROCESSOR))
+        if image
+        else None,
     )
 
 
@@ -240,13 +217,6 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:
-    """Returns structure and parameter shapes of component `name` ("vae", ...); takes no memory."""
-    model = nnx.eval_shape(lambda: KINDS[name].model(config, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(model)
-    return graphdef, nnx.to_pure_dict(state)
-
-
 def load_component(component: Component, *, dtype: Any = None, **options: Any) -> nnx.Module:
     """Returns the component as a module with its weights, read leaf by leaf.
 
@@ -267,7 +237,7 @@ def save_component(
     dtype: Any = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes component `name` ("vae", "text_encoder", "transformer") in diffusers form to `folder`.
+    """Writes component `name` (one of `KINDS`) in diffusers form to `folder`.
 
     `dtype` is the type of the stored floating tensors (None: as in `tree`).
     """
@@ -288,10 +258,20 @@ def write_config(folder: pathlib.Path, name: str, config: Any) -> None:
     write_json(folder / "config.json", {**kind.header, **kind.hints, **to_dict(config)})
 
 
+def write_processor(folder: pathlib.Path, config: CLIPImageConfig) -> None:
+    """Writes how images are prepared to the diffusers folder `folder`."""
+    (folder / PROCESSOR).mkdir()
+    path = folder / PROCESSOR / "preprocessor_config.json"
+    write_json(path, preprocess.to_json(config))
+
+
 def write_index(
     folder: pathlib.Path, *, scheduler: dict[str, Any] = SCHEDULER, pipeline: str = PIPELINES[0]
 ) -> None:
-    """Writes model_index.json and the scheduler of a diffusers folder that has its tokenizer."""
+    """Writes model_index.json and the scheduler of a diffusers folder that has its tokenizer.
+
+    An image-to-video folder must have its image encoder's configuration, too.
+    """
     tokenizer = read_json(folder / TOKENIZER["diffusers"] / "tokenizer_config.json")
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -304,4 +284,8 @@ def write_index(
         "transformer": ["diffusers", "SkyReelsV2Transformer3DModel"],
         "scheduler": ["diffusers", scheduler["_class_name"]],
     }
+    if pipeline == IMAGE_TO_VIDEO:
+        (encoder,) = read_json(folder / "image_encoder" / "config.json")["architectures"]
+        index["image_encoder"] = ["transformers", encoder]
+        index["image_processor"] = ["transformers", "CLIPImageProcessor"]
     write_json(folder / "model_index.json", index)

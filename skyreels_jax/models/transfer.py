@@ -9,6 +9,7 @@ from typing import Any
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.models.clip.preprocess import to_json
 from skyreels_jax.models.dit.config import DiTConfig, from_official
 from skyreels_jax.models.layout import (
     EXTRA,
@@ -23,13 +24,12 @@ from skyreels_jax.models.layout import (
     write_config,
     write_index,
     write_json,
+    write_processor,
 )
 from skyreels_jax.weights.convert import transcode
 from skyreels_jax.weights.pth import require_torch, write_pth
 from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.writer import Tensors, write_safetensors
-
-IMAGE_PARTS = ("image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
 
 
 def convert_folder(
@@ -45,13 +45,14 @@ def convert_folder(
     Values are kept bit for bit unless `dtype` names another floating type. Everything is checked
     before anything is written, and `target` appears only when it is complete.
     Raises `UserError` for a source that is no complete model, a target that exists or cannot be
-    written, an image-to-video source, and values that `dtype` cannot hold.
+    written, an image encoder that the model does not use, and values that `dtype` cannot hold.
     """
     target = pathlib.Path(target)
     model = read_folder(source)
-    image = [name for name in IMAGE_PARTS if (model.path / name).exists()]
-    if image:
-        raise UserError(f"{model.path}: {image[0]} cannot be converted; text-to-video folders can")
+    encoders = ("image_encoder", KINDS["image_encoder"].official)
+    unused = [name for name in encoders if (model.path / name).exists()]
+    if unused and "image_encoder" not in model.components:
+        raise UserError(f"{model.path}: {unused[0]} is no part of a {model.pipeline}; move it away")
     if target.exists():
         raise UserError(f"{target} exists; name a new folder")
     if form == "official":
@@ -137,13 +138,16 @@ def _write_diffusers(
         )
         write_config(folder / name, name, part.config)
     _copy(model, folder, "diffusers")
+    if model.image_processor is not None:
+        write_processor(folder, model.image_processor)
     write_index(folder, scheduler=model.scheduler, pipeline=model.pipeline)
 
 
 def _write_official(
     model: ModelFolder, folder: pathlib.Path, streams: dict[str, Tensors], max_shard_bytes: int
 ) -> None:
-    for name in ("vae", "text_encoder"):
+    apart = [name for name in model.components if KINDS[name].official]
+    for name in apart:
         write_pth(folder / KINDS[name].official, streams[name])
     write_safetensors(
         folder,
@@ -154,5 +158,8 @@ def _write_official(
     _copy(model, folder, "official")
     configs = {name: part.config for name, part in model.components.items()}
     write_json(folder / "config.json", to_official(configs["transformer"]))
-    unsaid = {name: to_dict(configs[name]) for name in ("vae", "text_encoder")}
-    write_json(folder / EXTRA, {**unsaid, "scheduler": model.scheduler, "pipeline": model.pipeline})
+    unsaid = {name: to_dict(configs[name]) for name in apart}
+    unsaid |= {"scheduler": model.scheduler, "pipeline": model.pipeline}
+    if model.image_processor is not None:
+        unsaid["image_processor"] = to_json(model.image_processor)
+    write_json(folder / EXTRA, unsaid)

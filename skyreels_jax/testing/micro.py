@@ -1,5 +1,6 @@
 """A whole model folder with few, random weights that every loader takes for a real one."""
 
+import dataclasses
 import math
 import pathlib
 import zlib
@@ -12,6 +13,8 @@ from skyreels_jax.core.tree import path_name
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
+from skyreels_jax.models.clip.config import CLIPVisionConfig
+from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.vae.config import VAEConfig
@@ -19,9 +22,9 @@ from skyreels_jax.models.vae.config import VAEConfig
 TEXT_WIDTH, LATENT_CHANNELS = 32, 4
 
 
-def micro_configs() -> dict[str, Any]:
-    """Returns the configurations of the three components."""
-    return {
+def micro_configs(*, image: bool = False) -> dict[str, Any]:
+    """Returns the configurations of the three components; of four for an image-to-video model."""
+    configs = {
         "vae": VAEConfig(
             base_dim=8,
             z_dim=LATENT_CHANNELS,
@@ -49,17 +52,45 @@ def micro_configs() -> dict[str, Any]:
             num_layers=2,
         ),
     }
+    if image:
+        configs["image_encoder"] = CLIPVisionConfig(
+            architectures=("CLIPVisionModelWithProjection",),
+            hidden_size=16,
+            intermediate_size=24,
+            projection_dim=8,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+            hidden_act="gelu",
+        )
+        configs["transformer"] = dataclasses.replace(
+            configs["transformer"],
+            in_channels=LATENT_CHANNELS + 4 + LATENT_CHANNELS,  # noise, mask, image
+            image_dim=16,
+            added_kv_proj_dim=configs["transformer"].width,
+        )
+    return configs
 
 
-def write_micro_model(folder: pathlib.Path, **replaced: Any) -> pathlib.Path:
+def write_micro_model(
+    folder: pathlib.Path, *, image: bool = False, **replaced: Any
+) -> pathlib.Path:
     """Writes a diffusers folder that makes noisy films of 9 frames in 2 steps; returns it.
 
-    `replaced` are configurations of components instead of those of `micro_configs`.
+    image: an image-to-video model. `replaced` are configurations of components instead of those of
+    `micro_configs`.
     """
-    for name, config in (micro_configs() | replaced).items():
+    for name, config in (micro_configs(image=image) | replaced).items():
         layout.save_component(folder / name, name, config, random_params(name, config))
     build_tokenizer().save_pretrained(folder / layout.TOKENIZER["diffusers"])
-    layout.write_index(folder, scheduler={**layout.SCHEDULER, "flow_shift": 3.0})
+    if image:
+        layout.write_processor(folder, CLIPImageConfig(shortest_edge=28, crop_size=28))
+    layout.write_index(
+        folder,
+        scheduler={**layout.SCHEDULER, "flow_shift": 3.0},
+        pipeline=layout.IMAGE_TO_VIDEO if image else layout.PIPELINES[0],
+    )
     defaults = {"num_frames": 9, "height": 32, "width": 48, "fps": 12, "inference_steps": 2}
     defaults |= {"guidance_scale": 3.0, "shift": 3.0, "negative_prompt": "", "batch_size": 2}
     layout.write_json(folder / layout.SETTINGS, defaults)
@@ -74,7 +105,8 @@ def random_params(name: str, config: Any) -> Params:
         values = np.random.default_rng(zlib.crc32(text.encode())).normal(size=leaf.shape)
         kind = text.rpartition("/")[2]
         if kind == "kernel":
-            fan_in = leaf.shape[:-1] if leaf.ndim > 3 else leaf.shape[-2:-1]  # 3 axes: stacked
+            stacked = leaf.ndim <= 3 or "/qkv/" in text
+            fan_in = leaf.shape[-2:-1] if stacked else leaf.shape[:-1]
             values /= math.sqrt(math.prod(fan_in))
         elif kind == "scale":
             values = 1 + 0.1 * values

@@ -59,6 +59,7 @@ def _slots(path: str, shape, rule: Rule, numbers: dict[str, str]) -> Iterator[tu
     stored = rule.transform.source_shape(tuple(shape[depth:]))
     for index in itertools.product(*map(range, shape[:depth])):
         values = {**numbers, **dict(zip(rule.stacked, index, strict=True))}
+        values |= {name: words[values[name]] for name, words in rule.words}
         tied = rule.tied.format(**values) if rule.tied else None
         yield rule.source.format(**values), Slot(path, index, stored, rule.transform, tied)
 
@@ -169,16 +170,30 @@ def transcode(
 
     One tensor at a time. Raises `UserError` as `load_tree` does, when called.
     """
-    held = {(s.path, s.index): (name, s) for name, s in match(read, source, abstract).items()}
+    held: dict[str, dict[tuple[int, ...], tuple[str, Slot]]] = {}
+    for name, slot in match(read, source, abstract).items():
+        held.setdefault(slot.path, {})[slot.index] = name, slot
     wanted = plan(write, abstract)
 
     def tensors():
         for name, slot in wanted.items():
-            old, stored = held[slot.path, slot.index]
-            array = slot.transform.inverse(stored.transform.forward(source.read(old)))
-            yield name, np.asarray(cast(old, array, target_dtype(array.dtype, dtype)), order="C")
+            array = slot.transform.inverse(_part(source, held[slot.path], slot.index))
+            yield name, np.asarray(cast(name, array, target_dtype(array.dtype, dtype)), order="C")
 
     return tensors()
+
+
+def _part(source: TensorSource, held: dict, index: tuple[int, ...]) -> np.ndarray:
+    """Returns the part at `index` of the leaf whose stored tensors are `held`, by their own index.
+
+    A stored tensor may be that part, or hold it (q of a fused qkv), or be one of several in it.
+    """
+    for depth in range(len(index), -1, -1):
+        if index[:depth] in held:
+            name, slot = held[index[:depth]]
+            return slot.transform.forward(source.read(name))[index[depth:]]
+    count = 1 + max(other[len(index)] for other in held if other[: len(index)] == index)
+    return np.stack([_part(source, held, (*index, n)) for n in range(count)])
 
 
 def target_dtype(old: Any, new: Any) -> np.dtype:

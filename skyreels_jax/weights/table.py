@@ -13,6 +13,8 @@ class Rule:
     `{i}` stands for a number. In both names it is a list index:
     `Rule("down.{i}.conv.weight", "down/{i}/conv/kernel", CONV3D)`. In `source` alone it runs along
     a leading axis of the target: `Rule("blocks.{i}.to_q.weight", "blocks/to_q/kernel", LINEAR)`.
+    `words` gives a placeholder a word for each number: with `(("n", ("q", "k", "v")),)` the tensors
+    "to_q", "to_k" and "to_v" of `Rule("to_{n}.weight", "qkv/kernel", LINEAR)` lie on one axis.
     `tied` names a second key that may hold the same tensor; export writes `source` only.
     `target=None` marks keys that are known and not read (see `ignored`).
     """
@@ -21,6 +23,7 @@ class Rule:
     target: str | None
     transform: Transform = SAME
     tied: str | None = None
+    words: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def stacked(self) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def model(saved, tmp_path):
 def bits(folder):
     """Returns {file: {tensor: bytes}} of every safetensors file or folder of a diffusers folder."""
     found = {}
-    for name in KINDS:
+    for name in CONFIGS:
         source = open_source(folder / name)
         found[name] = {
             key: (source.dtype(key), source.shape(key), source.read(key).tobytes())
@@ -122,7 +122,7 @@ def test_a_loaded_module_runs(saved):
 def test_diffusers_loads_the_folder(saved):
     pipeline = diffusers.SkyReelsV2Pipeline.from_pretrained(saved)
     assert pipeline.scheduler.config.flow_shift == 8.0
-    for name in KINDS:
+    for name in CONFIGS:
         theirs = getattr(pipeline, name).state_dict()
         source = open_source(saved / name)
         for key in source.keys():  # noqa: SIM118
@@ -141,12 +141,12 @@ def test_there_and_back_is_bit_exact(saved, tmp_path):
     back = convert_folder(tmp_path / "official", tmp_path / "back", form="diffusers")
     assert bits(saved) == bits(tmp_path / "back")
     assert back.scheduler == read_folder(saved).scheduler
-    for file in ("model_index.json", SETTINGS, *(f"{name}/config.json" for name in KINDS)):
+    for file in ("model_index.json", SETTINGS, *(f"{name}/config.json" for name in CONFIGS)):
         assert json.loads((saved / file).read_text()) == json.loads(
             (tmp_path / "back" / file).read_text()
         )
     again = convert_folder(tmp_path / "back", tmp_path / "again", form="official")
-    for name in KINDS:
+    for name in CONFIGS:
         first, second = (open_source(f.components[name].weights) for f in (official, again))
         for key in first.keys():  # noqa: SIM118
             assert first.read(key).tobytes() == second.read(key).tobytes()
@@ -237,7 +237,14 @@ DAMAGE = {
         lambda m: edit(m / "transformer/config.json", num_layers=3),
         "missing blocks.2.",
     ),
-    "image model": (lambda m: (m / "image_encoder").mkdir(), "image_encoder cannot be converted"),
+    "unused image encoder": (
+        lambda m: (m / "image_encoder").mkdir(),
+        "image_encoder is no part of a SkyReelsV2Pipeline; move it away",
+    ),
+    "text model as image model": (
+        lambda m: edit(m / "model_index.json", _class_name="SkyReelsV2ImageToVideoPipeline"),
+        "missing image_encoder/config.json, image_processor",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.weights.convert import export_tree, load_tree, source_shapes, transcode
 from skyreels_jax.weights.reader import DictSource
 from skyreels_jax.weights.table import Rule, ignored
-from skyreels_jax.weights.transforms import CONV3D, LINEAR, squeeze
+from skyreels_jax.weights.transforms import CONV3D, LINEAR, Transform, squeeze
 
 
 def shaped(*shape):
@@ -154,3 +154,28 @@ def test_a_faulty_table_is_a_programming_error(table, message):
     with pytest.raises(ValueError, match=message) as caught:
         source_shapes(table, ABSTRACT)
     assert not isinstance(caught.value, UserError)
+
+
+def test_one_stored_tensor_may_be_several_of_another_table():
+    abstract = {"qkv": {"kernel": shaped(2, 3, 4, 4), "bias": shaped(2, 3, 4)}}
+    words = (("n", ("q", "k", "v")),)
+    apart = (
+        Rule("layers.{i}.{n}_proj.weight", "qkv/kernel", LINEAR, words=words),
+        Rule("layers.{i}.{n}_proj.bias", "qkv/bias", words=words),
+    )
+    fused = (
+        Rule("{i}.qkv.weight", "qkv/kernel", Transform("(n o) i -> n i o", (("n", 3),))),
+        Rule("{i}.qkv.bias", "qkv/bias", Transform("(n o) -> n o", (("n", 3),))),
+    )
+    assert source_shapes(apart, abstract)["layers.1.v_proj.weight"] == (4, 4)
+    assert source_shapes(fused, abstract)["1.qkv.weight"] == (12, 4)
+    random = np.random.default_rng(0)
+    shapes = source_shapes(apart, abstract)
+    source = DictSource({name: random.normal(size=s) for name, s in shapes.items()})
+    one = dict(transcode(source, apart, fused, abstract))
+    three = [source.read(f"layers.1.{n}_proj.weight") for n in "qkv"]
+    np.testing.assert_array_equal(one["1.qkv.weight"], np.concatenate(three))
+    back = dict(transcode(DictSource(one), fused, apart, abstract))
+    assert_same(back, {name: source.read(name) for name in shapes})
+    trees = [load_tree(t, DictSource(a), abstract) for t, a in ((apart, back), (fused, one))]
+    assert_same(*trees)

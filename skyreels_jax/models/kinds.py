@@ -1,0 +1,100 @@
+"""The sorts of components that a model folder may hold, and what each becomes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from skyreels_jax.core.types import Params
+from skyreels_jax.models.clip import config as clip_config
+from skyreels_jax.models.clip import weights as clip_weights
+from skyreels_jax.models.clip.modeling import CLIPVisionEncoder
+from skyreels_jax.models.dit import config as dit_config
+from skyreels_jax.models.dit import weights as dit_weights
+from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.models.umt5 import config as umt5_config
+from skyreels_jax.models.umt5 import weights as umt5_weights
+from skyreels_jax.models.umt5.modeling import UMT5Encoder
+from skyreels_jax.models.vae import config as vae_config
+from skyreels_jax.models.vae import weights as vae_weights
+from skyreels_jax.models.vae.modeling import AutoencoderKLWan
+from skyreels_jax.weights.table import Table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One sort of component: how its files are named and what they become.
+
+    header: the entries of its config.json that name the architecture.
+    hints: entries that are written for other readers, and not read.
+    official: its weight file in an official folder ("": the folder itself).
+    """
+
+    config: type
+    ignored: frozenset[str]
+    model: Callable[..., nnx.Module]
+    diffusers_table: Callable[[Any], Table]
+    official_table: Callable[[Any], Table]
+    header: dict[str, Any]
+    hints: dict[str, Any]
+    basename: str
+    official: str
+
+
+KINDS = {
+    "vae": Kind(
+        config=vae_config.VAEConfig,
+        ignored=frozenset(vae_config.IGNORED_FIELDS),
+        model=AutoencoderKLWan,
+        diffusers_table=vae_weights.diffusers_table,
+        official_table=vae_weights.official_table,
+        header={"_class_name": "AutoencoderKLWan"},
+        hints={},
+        basename="diffusion_pytorch_model",
+        official="Wan2.1_VAE.pth",
+    ),
+    "text_encoder": Kind(
+        config=umt5_config.UMT5Config,
+        ignored=umt5_config.IGNORED,
+        model=UMT5Encoder,
+        diffusers_table=umt5_weights.diffusers_table,
+        official_table=umt5_weights.official_table,
+        header={"architectures": ["UMT5EncoderModel"], "model_type": "umt5"},
+        # Else transformers computes in the stored type, and diffusers the rest in float32.
+        hints={"dtype": "float32"},
+        basename="model",
+        official="models_t5_umt5-xxl-enc-bf16.pth",
+    ),
+    "transformer": Kind(
+        config=dit_config.DiTConfig,
+        ignored=frozenset(),
+        model=SkyReelsV2Transformer3D,
+        diffusers_table=dit_weights.diffusers_table,
+        official_table=dit_weights.official_table,
+        header={"_class_name": "SkyReelsV2Transformer3DModel"},
+        hints={},
+        basename="diffusion_pytorch_model",
+        official="",
+    ),
+    "image_encoder": Kind(
+        config=clip_config.CLIPVisionConfig,
+        ignored=clip_config.IGNORED,
+        model=CLIPVisionEncoder,
+        diffusers_table=clip_weights.diffusers_table,
+        official_table=clip_weights.official_table,
+        header={"model_type": "clip_vision_model"},
+        hints={"dtype": "float32"},
+        basename="model",
+        official="models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    ),
+}
+TEXT_PARTS = ("vae", "text_encoder", "transformer")
+IMAGE_PARTS = (*TEXT_PARTS, "image_encoder")
+
+
+def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:
+    """Returns structure and parameter shapes of component `name` ("vae", ...); takes no memory."""
+    model = nnx.eval_shape(lambda: KINDS[name].model(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)
