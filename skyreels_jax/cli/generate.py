@@ -1,4 +1,4 @@
-"""Makes films from sentences, with the flag names of the official repository.
+"""Makes films from sentences and images, with the flag names of the official repository.
 
 Each film is an .mp4 with a .json beside it, from which --from makes the same film again. What is
 not given is the model's own default. The whole request is checked before anything is loaded.
@@ -9,6 +9,8 @@ examples:
   skyreels-jax generate --from out/a-red-ring_seed3.json --guidance_scale 6 --overwrite
   skyreels-jax generate --model_id Skywork/SkyReels-V2-T2V-14B-540P-Diffusers --resolution 540P \\
       --num_frames 97 --inference_steps 50 --shift 8 --prompt "..."
+  skyreels-jax generate --model_id Skywork/SkyReels-V2-I2V-14B-540P-Diffusers --image first.png \\
+      --prompt "..."
 """
 
 import argparse
@@ -34,12 +36,14 @@ OPTIONS = (
     "seed",
     "dtype",
     "batch_size",
+    "image",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command to `parser`."""
-    what = parser.add_argument_group("what to film").add_mutually_exclusive_group(required=True)
+    content = parser.add_argument_group("what to film")
+    what = content.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", metavar="TEXT", help="a sentence")
     what.add_argument("--prompts_file", type=pathlib.Path, metavar="FILE", help="a prompt a line")
     what.add_argument(
@@ -48,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=pathlib.Path,
         metavar="FILM.json",
         help="make this film again, but for the flags given",
+    )
+    content.add_argument(
+        "--image",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="what the films start from (image-to-video models); upright ones make upright films",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -76,9 +86,13 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes and saves the films one batch at a time."""
     from skyreels_jax.pipelines import files, film, load, prompts
 
-    model_id, options, fingerprint = gather(args)
+    model_id, options, fingerprint, image_sha256 = gather(args)
     source = load.find(model_id)
     request = source.request(**options)
+    if image_sha256 is not None and request.image.sha256 != image_sha256:
+        raise UserError(
+            f"{request.image.path!r} is not the image that film was made of; give --image FILE"
+        )
     names = prompts.film_names(list(request.prompts), list(request.seeds))
     paths = [args.outdir / f"{name}.{args.format}" for name in names]
     sheet = args.outdir / f"{names[0]}.png" if args.sheet else None
@@ -103,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def gather(args: argparse.Namespace) -> tuple[str, dict[str, Any], str | None]:
+def gather(args: argparse.Namespace) -> tuple[str, dict[str, Any], str | None, str | None]:
     """Returns the model, the options of the request (those of --from, under the flags given), and
-    the fingerprint of the weights that --from expects."""
+    what --from expects: the fingerprint of the weights and the hash of the image."""
     from skyreels_jax.pipelines import prompts, recipe, validate
 
     again = {} if args.recipe is None else dataclasses.asdict(recipe.read_recipe(args.recipe))
@@ -118,7 +132,12 @@ def gather(args: argparse.Namespace) -> tuple[str, dict[str, Any], str | None]:
     if args.resolution is not None:
         options["height"], options["width"] = validate.parse_resolution(args.resolution)
     fingerprint = again.get("fingerprint") if args.model_id is None else None
-    return args.model_id or again.get("model_id", "tiny"), options, fingerprint
+    image_sha256 = again.get("image_sha256") if args.image is None else None
+    if image_sha256 is not None and options["image"] is None:
+        raise UserError(
+            f"the image of {str(args.recipe)!r} was handed over in Python; give --image FILE"
+        )
+    return args.model_id or again.get("model_id", "tiny"), options, fingerprint, image_sha256
 
 
 def progress_bar(*, total: int):

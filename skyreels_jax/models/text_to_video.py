@@ -46,11 +46,14 @@ class TextToVideo(nnx.Module):
         length: Int[Array, "B"] | None = None,
         context: Float[Array, "B S E"] | None = None,
         context_weight: Float[Array, "B S"] | None = None,
+        image_channels: Float[Array, "B T H W M"] | None = None,
         remat: str = "none",
         **conditions: Any,
     ) -> Float[Array, "B T H W O"]:
         """Returns the velocity. Pass `input_ids` and `length`, or what `encode` made of them.
 
+        `image_channels` are appended to the latents: the mask and the latents of the image, in
+        image-to-video models, which read noise, mask and image in this order.
         `conditions` (`fps`, `image_context`, `attention`, `run_blocks`) go to the transformer.
         Raises `UserError` when both or neither kind of text is given.
         """
@@ -61,6 +64,9 @@ class TextToVideo(nnx.Module):
         if input_ids is not None:
             encoded = self.encode(input_ids, length)
             context, context_weight = encoded["context"], encoded["context_weight"]
+        if image_channels is not None:
+            image_channels = image_channels.astype(latents.dtype)
+            latents = jnp.concatenate([latents, image_channels], axis=-1)
         return self.transformer(
             latents,
             timestep,

@@ -1,4 +1,4 @@
-"""A loaded model: `generate` makes films from sentences."""
+"""A loaded model: `generate` makes films from sentences, and from an image where it can."""
 
 import hashlib
 import math
@@ -16,6 +16,7 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.film import Film
+from skyreels_jax.pipelines.image_to_video import image_conditions
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.validate import Request, check_latents
 
@@ -27,11 +28,12 @@ Number = float | int
 
 
 class VideoModel:
-    """A text-to-video model and its weights; `skyreels_jax.load` makes one.
+    """A text-to-video or image-to-video model and its weights; `skyreels_jax.load` makes one.
 
     source: where it came from, and what it can make.
     dtype: of text encoder and transformer; the VAE is float32, as in the official pipeline.
-    model, vae: (graphdef, params) of `TextToVideo` and of the VAE.
+    model, vae, image_encoder: (graphdef, params) of `TextToVideo`, of the VAE, and of the CLIP
+    encoder of an image-to-video model.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class VideoModel:
         dtype: str,
         model: tuple[Any, Params],
         vae: tuple[Any, Params],
+        image_encoder: tuple[Any, Params] | None = None,
     ):
         self.source = source
         self.dtype = dtype
         self._graphdef, self._params = model
         self._vae_graphdef, self._vae_params = vae
+        self._image_encoder = image_encoder
 
     def generate(
         self,
@@ -62,6 +66,7 @@ class VideoModel:
         seed: int | Sequence[int] = 0,
         dtype: str | None = None,
         batch_size: int | None = None,
+        image: Any = None,
         latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> Film | list[Film]:
@@ -70,6 +75,9 @@ class VideoModel:
         seed: one for all films, or one each. A film depends on its own prompt and seed only: it is
         the same (to rounding) in a batch and alone.
         dtype: "float32" or "bfloat16".  batch_size: films denoised side by side.
+        image: what the films start from, for image-to-video models, which need one: a file, a
+        Pillow image or an array uint8 [H, W, 3]. It is cut to the aspect of the film; an upright
+        one swaps the sides of a film that is not upright.
         latents: the initial noise instead of a seed's, float32 [B, T, H, W, C].
         progress: called with 1 after each of `steps(request)` denoising steps.
         Nothing is compiled again when only text, seed, guidance, shift or step count change.
@@ -88,6 +96,7 @@ class VideoModel:
             seed=seed,
             dtype=self.dtype if dtype is None else dtype,
             batch_size=batch_size,
+            image=image,
         )
         films = list(self.films(request, latents=latents, progress=progress))
         return films[0] if isinstance(prompt, str) else films
@@ -115,13 +124,14 @@ class VideoModel:
         negative = clean_prompt(request.negative_prompt)
         texts = [*prompts, negative]
         contexts = parts.encode_texts(self._graphdef, params, self.source.tokenizer, texts)
+        image = self._image_conditions(request)
         for rows in _batches(count, request.batch_size):
             if latents is None:
                 noise = parts.initial_noise([request.seeds[i] for i in rows], shape)
             else:
                 noise = jnp.asarray(latents[rows])
-            cond = self._condition([contexts[prompts[i]] for i in rows], request)
-            null_cond = self._condition([contexts[negative]] * len(rows), request)
+            cond = self._condition([contexts[prompts[i]] for i in rows], request, image)
+            null_cond = self._condition([contexts[negative]] * len(rows), request, image)
             denoised = parts.denoise(
                 self._graphdef, params, noise, cond, null_cond, request, progress=progress
             )
@@ -138,8 +148,24 @@ class VideoModel:
             return self._params
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self._params)
 
-    def _condition(self, contexts: list, request: Request) -> dict[str, Array]:
+    def _image_conditions(self, request: Request) -> dict[str, Array]:
+        """Returns the image as the model reads it, one row for all films; {} without one."""
+        if request.image is None:
+            return {}
+        return image_conditions(
+            request.image.pixels,
+            (request.num_frames, request.height, request.width),
+            vae=(self._vae_graphdef, self._vae_params),
+            image_encoder=self._image_encoder,
+            processor=self.source.image_processor,
+            temporal=self.source.geometry.temporal,
+        )
+
+    def _condition(
+        self, contexts: list, request: Request, image: dict[str, Array]
+    ) -> dict[str, Array]:
         cond = jax.tree.map(lambda *rows: jnp.concatenate(rows), *contexts)
+        cond |= {name: jnp.repeat(row, len(contexts), axis=0) for name, row in image.items()}
         if self.source.tells_fps:
             rate = SLOW_FPS if request.fps == SLOW_FPS else FPS
             cond["fps"] = jnp.full(len(contexts), rate, jnp.int32)
@@ -164,6 +190,8 @@ class VideoModel:
             fps=request.fps,
             dtype=request.dtype,
             latents=given,
+            image=None if request.image is None else request.image.path,
+            image_sha256=None if request.image is None else request.image.sha256,
             skyreels_jax=skyreels_jax.__version__,
             jax=jax.__version__,
             device=jax.devices()[0].device_kind,

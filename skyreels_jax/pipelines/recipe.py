@@ -13,7 +13,11 @@ class Recipe:
     """How one film was made.
 
     fingerprint: names the weights.  latents: sha256 of the initial noise if it was given by hand,
-    for then the seed does not make the film again.  The last three fields say where it was made.
+    for then the seed does not make the film again.  image: the file that the film starts from, and
+    image_sha256 of its pixels; an image handed over in Python has no file; and so for the image
+    that it leads to and the video that it continues.  num_frames: None for a film without end; the
+    rest of its windows: None for models that make films in one go.  The last three fields say where
+    it was made.
     """
 
     model_id: str
@@ -21,7 +25,7 @@ class Recipe:
     prompt: str
     negative_prompt: str
     seed: int
-    num_frames: int
+    num_frames: int | None
     height: int
     width: int
     inference_steps: int
@@ -30,6 +34,18 @@ class Recipe:
     fps: float
     dtype: str
     latents: str | None = None
+    image: str | None = None
+    image_sha256: str | None = None
+    end_image: str | None = None
+    end_image_sha256: str | None = None
+    video_path: str | None = None
+    video_sha256: str | None = None
+    base_num_frames: int | None = None
+    overlap_history: int | None = None
+    addnoise_condition: float | None = None
+    ar_step: int | None = None
+    causal_block_size: int | None = None
+    carry: str | None = None
     skyreels_jax: str
     jax: str
     device: str

@@ -15,6 +15,7 @@ from flax import nnx
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models import layout
+from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import validate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from skyreels_jax.pipelines.model import VideoModel
 
 SAMPLE_BYTES = 1 << 16
+FLOAT32 = ("vae", "image_encoder")  # whatever the dtype of the rest, as in the official pipelines
 Modules = dict[str, nnx.Module]
 
 
@@ -33,8 +35,8 @@ Modules = dict[str, nnx.Module]
 class ModelSource:
     """Where a model is, and what it can make.
 
-    configs: of "vae", "transformer" and "text_encoder".
-    read: dtype -> the three modules with their weights; transformer and text encoder in `dtype`.
+    configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
+    read: dtype -> the modules with their weights; transformer and text encoder in `dtype`.
     state: what, beside the configurations, tells these weights from others.
     """
 
@@ -44,18 +46,44 @@ class ModelSource:
     load_tokenizer: Callable[[], Any]
     read: Callable[[str], Modules]
     state: Callable[[], bytes]
+    image_processor: CLIPImageConfig | None = None
 
     def __post_init__(self):
         vae, transformer, text = (self.configs[k] for k in ("vae", "transformer", "text_encoder"))
-        if transformer.image_dim is not None or transformer.in_channels != vae.z_dim:
+        channels = vae.z_dim
+        if self.takes_image:
+            self._check_image_parts()
+            channels += vae.temporal_factor + vae.z_dim  # mask and image
+        out = transformer.out_channels or transformer.in_channels
+        if (transformer.in_channels, out) != (channels, vae.z_dim):
             raise UserError(
-                f"{self.model_id} is an image-to-video model ({transformer.in_channels} channels "
-                f"in, {vae.z_dim} in its VAE); only text-to-video models make films yet"
+                f"{self.model_id}: the transformer has {transformer.in_channels} channels in and "
+                f"{out} out; with its VAE it needs {channels} in and {vae.z_dim} out"
             )
         if transformer.text_dim != text.d_model:
             raise UserError(
                 f"{self.model_id}: the transformer reads text of width {transformer.text_dim}, "
                 f"its text encoder writes {text.d_model}"
+            )
+
+    def _check_image_parts(self) -> None:
+        transformer, encoder = self.configs["transformer"], self.configs.get("image_encoder")
+        if encoder is None or self.image_processor is None:
+            raise UserError(f"{self.model_id} starts from images and has no image encoder")
+        if (transformer.image_dim, encoder.image_size) != (
+            encoder.hidden_size,
+            self.image_processor.crop_size,
+        ):
+            raise UserError(
+                f"{self.model_id}: the transformer reads image states of {transformer.image_dim}, "
+                f"its image encoder writes {encoder.hidden_size}, of images of "
+                f"{encoder.image_size} pixels where its processor makes "
+                f"{self.image_processor.crop_size}"
+            )
+        if transformer.pos_embed_seq_len is not None:
+            raise UserError(
+                f"{self.model_id} needs a first and a last image (pos_embed_seq_len = "
+                f"{transformer.pos_embed_seq_len}); only models with one image make films yet"
             )
 
     @functools.cached_property
@@ -76,6 +104,11 @@ class ModelSource:
         )
 
     @property
+    def takes_image(self) -> bool:
+        """Whether the model makes films of an image (and of nothing else)."""
+        return self.configs["transformer"].image_dim is not None
+
+    @property
     def tells_fps(self) -> bool:
         """Whether the transformer is told the frame rate."""
         return self.configs["transformer"].inject_sample_info
@@ -87,13 +120,25 @@ class ModelSource:
         digest.update(self.state())
         return digest.hexdigest()[:16]
 
-    def request(self, *, dtype: str | None = None, **options: Any) -> validate.Request:
+    def request(
+        self, *, dtype: str | None = None, image: Any = None, **options: Any
+    ) -> validate.Request:
         """Returns the checked request; see `VideoModel.generate` for the options.
 
         Raises `UserError` for anything that cannot be made; no weights are read for it.
         """
+        if image is None and self.takes_image:
+            raise UserError(
+                f"{self.model_id} is an image-to-video model; give the image that films start "
+                "from: --image FILE, in Python image=..."
+            )
+        if image is not None and not self.takes_image:
+            raise UserError(
+                f"{self.model_id} is a text-to-video model and takes no image; "
+                "image-to-video models (SkyReels-V2-I2V) do"
+            )
         request = validate.make_request(
-            self.defaults, self.geometry, dtype=dtype or default_dtype(), **options
+            self.defaults, self.geometry, dtype=dtype or default_dtype(), image=image, **options
         )
         texts = (*request.prompts, request.negative_prompt)
         counts = [len(self.tokenizer(clean_prompt(t), verbose=False)["input_ids"]) for t in texts]
@@ -101,14 +146,21 @@ class ModelSource:
         return request
 
     def load(self, *, dtype: str | None = None) -> "VideoModel":
-        """Returns the model with its weights; the VAE is float32, the rest `dtype`."""
+        """Returns the model with its weights; transformer and text encoder are `dtype`."""
         from skyreels_jax.pipelines.model import VideoModel
 
         dtype = validate.check_dtype(dtype or default_dtype())
         enable_compilation_cache()
         modules = self.read(dtype)
         model = TextToVideo(modules["transformer"], modules["text_encoder"], max_length=MAX_TOKENS)
-        return VideoModel(self, dtype=dtype, model=_split(model), vae=_split(modules["vae"]))
+        encoder = modules.get("image_encoder")
+        return VideoModel(
+            self,
+            dtype=dtype,
+            model=_split(model),
+            vae=_split(modules["vae"]),
+            image_encoder=None if encoder is None else _split(encoder),
+        )
 
 
 def open_folder(
@@ -122,17 +174,18 @@ def open_folder(
         if fetch is not None:
             fetch()
         return {
-            name: layout.load_component(part, dtype="float32" if name == "vae" else dtype)
+            name: layout.load_component(part, dtype="float32" if name in FLOAT32 else dtype)
             for name, part in components.items()
         }
 
     return ModelSource(
         model_id=model_id,
         configs={name: part.config for name, part in components.items()},
-        defaults=read_defaults(path, folder.scheduler),
+        defaults=read_defaults(path, folder.scheduler, image=folder.image_processor is not None),
         load_tokenizer=lambda: load_tokenizer(folder.tokenizer),
         read=read,
         state=lambda: weights_state(part.weights for part in components.values()),
+        image_processor=folder.image_processor,
     )
 
 

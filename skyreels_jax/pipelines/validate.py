@@ -10,6 +10,7 @@ import numpy as np
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.pipelines.defaults import Defaults
+from skyreels_jax.pipelines.image import Still, oriented, read_still
 
 RESOLUTIONS = {"540P": (544, 960), "720P": (720, 1280)}  # the official names: height, width
 DTYPES = ("float32", "bfloat16")
@@ -35,7 +36,10 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """Films to make, all checked: one prompt and one seed each, everything else shared."""
+    """Films to make, all checked: one prompt and one seed each, everything else shared.
+
+    image: what all of them start from, for models that start from an image.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -49,6 +53,7 @@ class Request:
     fps: float
     dtype: str
     batch_size: int
+    image: Still | None = None
 
 
 def make_request(
@@ -58,9 +63,12 @@ def make_request(
     prompt: Any,
     seed: Any = 0,
     dtype: Any = "float32",
+    image: Any = None,
     **options: Any,
 ) -> Request:
     """Returns the checked request; options that are absent or None take the model's defaults.
+
+    An upright image swaps the sides of a film that is not upright.
 
     Raises:
       UserError: something cannot be made; the message names the nearest legal values.
@@ -74,21 +82,27 @@ def make_request(
     if not isinstance(chosen["negative_prompt"], str):
         raise UserError("negative_prompt must be one text, shared by all films")
     prompts = check_prompts(prompt)
+    still = None if image is None else read_still(image)
     high, wide = (geometry.spatial * geometry.patch[i] for i in (1, 2))
     step = geometry.temporal * geometry.patch[0]
+    height = _side("height", chosen["height"], high, geometry)
+    width = _side("width", chosen["width"], wide, geometry)
+    if still is not None:
+        height, width = oriented(still.pixels, height, width)
     return Request(
         prompts=prompts,
         seeds=_seeds(seed, len(prompts)),
         negative_prompt=chosen["negative_prompt"],
         num_frames=_frames(chosen["num_frames"], step, geometry),
-        height=_side("height", chosen["height"], high, geometry),
-        width=_side("width", chosen["width"], wide, geometry),
+        height=height,
+        width=width,
         inference_steps=_whole("inference_steps", chosen["inference_steps"], 1, 1000),
         guidance_scale=_real("guidance_scale", chosen["guidance_scale"], 100.0, zero=True),
         shift=_real("shift", chosen["shift"], 100.0),
         fps=_real("fps", chosen["fps"], MAX_FPS),
         dtype=check_dtype(dtype),
         batch_size=_whole("batch_size", chosen["batch_size"], 1, 4096),
+        image=still,
     )
 
 

@@ -196,10 +196,16 @@ def test_another_pipeline(refused):
 
 
 @pytest.mark.usefixtures("no_weights")
-def test_image_to_video_is_said_to_be_missing(refused):
+def test_channels_that_do_not_fit_the_vae(refused):
     path = refused.model / "transformer" / "config.json"
     path.write_text(path.read_text().replace('"in_channels": 4', '"in_channels": 12'))
-    assert "only text-to-video models make films yet" in refused(*GOOD)
+    assert "has 12 channels in and 4 out; with its VAE it needs 4 in and 4 out" in refused(*GOOD)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_an_image_for_a_text_model(refused):
+    line = refused(*GOOD, "--image", "/absent.png")
+    assert "is a text-to-video model and takes no image" in line
 
 
 @pytest.mark.usefixtures("no_weights")

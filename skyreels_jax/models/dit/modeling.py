@@ -32,7 +32,11 @@ class PatchEmbedding(nnx.Module):
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         shape = (*config.patch_size, config.in_channels, config.width)
-        self.kernel = nnx.Param(xavier_uniform(rngs.params(), shape))
+        kernel = xavier_uniform(rngs.params(), shape)
+        if config.image_dim is not None and config.out_channels is not None:
+            # Zero beyond the noise: a text model that gains mask and image starts unchanged.
+            kernel = kernel.at[..., config.out_channels :, :].set(0.0)
+        self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(config.width))
 
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B L D"]:
