@@ -1,16 +1,48 @@
 """Rotary embedding of (time, height, width), and the sinusoidal embedding of diffusion times."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from skyreels_jax.core.errors import UserError
+
+Turns = Float[Array | np.ndarray, "_ _"]  # [P, r]: cosines or sines of positions along an axis
 
 
 def axis_widths(head_dim: int) -> tuple[int, int, int]:
     """Returns how many channels of a head turn with time (the rest), height and width (a third)."""
     space = 2 * (head_dim // 6)
     return head_dim - 2 * space, space, space
+
+
+def turns(
+    position: Int[np.ndarray, " P"], width: int, *, theta: float = 10000.0
+) -> tuple[Float[np.ndarray, "P r"], Float[np.ndarray, "P r"]]:
+    """Returns (cos, sin), float32 [P, width / 2], of position times theta^(-2 i / width).
+
+    The angles are float64 on the host, so positions of any size are as exact as small ones.
+    """
+    frequency = theta ** (-np.arange(0, width, 2, dtype=np.float64) / max(width, 1))
+    angle = np.outer(position, frequency)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def spread(*axes: tuple[Turns, Turns]) -> tuple[Float[Array, "L R"], Float[Array, "L R"]]:
+    """Returns (cos, sin), [L, R], of the tokens of a grid, from those of each of its axes."""
+    grid = tuple(len(cos) for cos, _ in axes)
+
+    def over_grid(tables: tuple[Turns, ...]) -> Array:
+        parts = []
+        for axis, table in enumerate(tables):
+            shape = [1] * len(grid) + [table.shape[1]]
+            shape[axis] = grid[axis]
+            parts.append(jnp.broadcast_to(table.reshape(shape), (*grid, table.shape[1])))
+        return jnp.concatenate(parts, axis=-1).reshape(math.prod(grid), -1)
+
+    cos, sin = zip(*axes, strict=True)
+    return over_grid(cos), over_grid(sin)
 
 
 def rope_table(
@@ -26,21 +58,8 @@ def rope_table(
             f"a token grid of {grid} (time, height, width) does not fit: each axis may have at "
             f"most rope_max_seq_len = {max_seq_len} positions"
         )
-    tables = []
-    for axis, (length, width) in enumerate(zip(grid, axis_widths(head_dim), strict=True)):
-        frequency = theta ** (-np.arange(0, width, 2, dtype=np.float64) / max(width, 1))
-        angle = np.outer(np.arange(length), frequency)
-        shape = [1, 1, 1, angle.shape[1]]
-        shape[axis] = length
-        tables.append(angle.reshape(shape))
-
-    def spread(function) -> Array:
-        parts = [
-            jnp.broadcast_to(function(t).astype(np.float32), (*grid, t.shape[-1])) for t in tables
-        ]
-        return jnp.concatenate(parts, axis=-1).reshape(-1, head_dim // 2)
-
-    return spread(np.cos), spread(np.sin)
+    sizes = zip(grid, axis_widths(head_dim), strict=True)
+    return spread(*(turns(np.arange(n), width, theta=theta) for n, width in sizes))
 
 
 def apply_rope(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from skyreels_jax.core.config import suggest
@@ -26,15 +27,18 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs)
     return nnx.merge(graphdef, state)
 
 
-def scan(
+def fold(
     stacked: nnx.Module,
+    step: Callable[[nnx.Module, Any, Any], tuple[Any, Any]],
     carry: Any,
-    *args: Any,
+    each: Any = None,
+    *,
     remat: str = "none",
-    **kwargs: Any,
-) -> Any:
-    """Returns the carry after `carry = layer(carry, *args, **kwargs)` for every layer of `stacked`.
+) -> tuple[Any, Any]:
+    """Returns the carry after `carry, out = step(layer, carry, own)` for every layer of `stacked`,
+    and the outs stacked.
 
+    each: a tree whose leaves have the layers as their first axis; `own` is one layer's part of it.
     A shallow stack (depth <= UNROLLED) is written out instead of looped over.
     `remat`: "none" keeps every intermediate for the backward pass, "dots" the results of products
     with weights only, "block" nothing but the input of each layer. Else raises `UserError`.
@@ -42,8 +46,8 @@ def scan(
     graphdef, state = nnx.split(stacked)
     depth = jax.tree.leaves(state)[0].shape[0]
 
-    def layer(carry: Any, state: Any) -> tuple[Any, None]:
-        return nnx.merge(graphdef, state)(carry, *args, **kwargs), None
+    def layer(carry: Any, own: Any) -> tuple[Any, Any]:
+        return step(nnx.merge(graphdef, own[0]), carry, own[1])
 
     if remat not in REMAT:
         raise UserError(f"remat {remat!r} is not known{suggest(remat, REMAT)}")
@@ -54,7 +58,22 @@ def scan(
         # Only written out could the compiler merge the recomputation with the forward pass.
         layer = jax.checkpoint(layer, prevent_cse=depth <= UNROLLED, policy=policy)
     if depth > UNROLLED:
-        return jax.lax.scan(layer, carry, state)[0]
+        return jax.lax.scan(layer, carry, (state, each))
+    outs = []
     for index in range(depth):
-        carry, _ = layer(carry, jax.tree.map(lambda leaf, index=index: leaf[index], state))
-    return carry
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], (state, each))
+        carry, out = layer(carry, own)
+        outs.append(out)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+
+
+def scan(stacked: nnx.Module, carry: Any, *args: Any, remat: str = "none", **kwargs: Any) -> Any:
+    """Returns the carry after `carry = layer(carry, *args, **kwargs)` for every layer of `stacked`.
+
+    remat: as in `fold`.
+    """
+
+    def step(layer: nnx.Module, carry: Any, own: None) -> tuple[Any, None]:
+        return layer(carry, *args, **kwargs), own
+
+    return fold(stacked, step, carry, remat=remat)[0]

@@ -14,7 +14,7 @@ from flax import nnx
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.nn.linear import MLP, Linear, normal, xavier_uniform, zeros
 from skyreels_jax.nn.norm import LayerNorm, RMSNorm
-from skyreels_jax.nn.rope import apply_rope, rope_table, timestep_embedding
+from skyreels_jax.nn.rope import apply_rope, rope_table, spread, timestep_embedding, turns
 
 RNG = np.random.default_rng(0)
 
@@ -81,6 +81,17 @@ def test_rope_equals_diffusers(head_dim, grid):
 def test_rope_refuses_positions_beyond_its_table():
     with pytest.raises(UserError, match="at most rope_max_seq_len = 8"):
         rope_table((9, 2, 2), head_dim=32, max_seq_len=8)
+
+
+def test_rotary_scores_hang_on_distances_however_far_the_positions():
+    q, k = (jnp.asarray(draw(1, 4, 1, 8)) for _ in range(2))
+
+    def scores(start):
+        table = spread(turns(start + np.arange(4), 8))
+        return apply_rope(q, *table)[0, :, 0] @ apply_rope(k, *table)[0, :, 0].T
+
+    for start in (1_000, 10_000_000):
+        np.testing.assert_allclose(scores(start), scores(0), atol=2e-6)
 
 
 @pytest.mark.parametrize("width", [32, 256])

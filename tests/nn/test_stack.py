@@ -8,7 +8,7 @@ from flax import nnx
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.nn.linear import Linear
-from skyreels_jax.nn.stack import REMAT, UNROLLED, scan, stack
+from skyreels_jax.nn.stack import REMAT, UNROLLED, fold, scan, stack
 
 
 class Layer(nnx.Module):
@@ -59,6 +59,23 @@ def test_scan_is_a_loop_over_layers_forward_and_backward(remat, depth):
     np.testing.assert_allclose(y, expected, atol=1e-6)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [3, UNROLLED + 1])
+def test_fold_hands_each_layer_its_own_and_stacks_what_they_give(depth):
+    x, own = jnp.arange(8.0).reshape(2, 4), {"shift": jnp.linspace(-1, 1, depth)}
+
+    def step(layer, carry, own):
+        carry = layer(carry, own["shift"], scale=0.5)
+        return carry, carry[:, 0]
+
+    y, columns = fold(make(depth), step, x, own)
+    expected = scan(make(depth), x, own["shift"][0], scale=0.5)
+    assert columns.shape == (depth, 2)
+    np.testing.assert_array_equal(columns[-1], y[:, 0])
+    assert not np.allclose(y, expected)
+    same = {"shift": jnp.full(depth, own["shift"][0])}
+    np.testing.assert_allclose(fold(make(depth), step, x, same)[0], expected, atol=1e-6)
 
 
 def test_unknown_remat():

@@ -1,6 +1,7 @@
 """The transformer block: self-attention, text (and image) cross-attention, feed-forward."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +14,13 @@ from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from skyreels_jax.nn.rope import apply_rope
 
 Attention = Callable[..., Array]  # the signature of kernels.attention.attention
+
+
+class KV(NamedTuple):
+    """Keys and values of some tokens, per head."""
+
+    key: Float[Array, "*rows S N K"]
+    value: Float[Array, "*rows S N K"]
 
 
 def modulated_norm(
@@ -84,21 +92,26 @@ class CrossAttention(Projections):
         self,
         x: Float[Array, "B L D"],
         *,
-        context: Float[Array, "B S D"],
+        context: Float[Array, "B S D"] | KV,
         mask: Mask | None,
         image: Float[Array, "B Si D"] | None,
         attention: Attention,
     ) -> Float[Array, "B L D"]:
-        def split(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], self.heads, -1)
-
-        q = split(self.norm_q(self.q(x)))
-        k = split(self.norm_k(self.k(context)))
-        out = attention(q, k, split(self.v(context)), mask=mask)
+        """`context`: the text, or what `text_kv` made of it."""
+        q = self._split(self.norm_q(self.q(x)))
+        text = context if isinstance(context, KV) else self.text_kv(context)
+        out = attention(q, text.key, text.value, mask=mask)
         if image is not None:
-            k = split(self.norm_k_img(self.k_img(image)))
-            out = out + attention(q, k, split(self.v_img(image)))
+            k = self._split(self.norm_k_img(self.k_img(image)))
+            out = out + attention(q, k, self._split(self.v_img(image)))
         return self.o(out.reshape(x.shape))
+
+    def text_kv(self, context: Float[Array, "B S D"]) -> KV:
+        """Returns the keys and values of the text, which are the same for all times and frames."""
+        return KV(self._split(self.norm_k(self.k(context))), self._split(self.v(context)))
+
+    def _split(self, y: Float[Array, "B L D"]) -> Float[Array, "B L N K"]:
+        return y.reshape(*y.shape[:2], self.heads, -1)
 
 
 class Block(nnx.Module):
@@ -121,18 +134,23 @@ class Block(nnx.Module):
         x: Float[Array, "B L D"],
         modulation: Float[Array, "B t 6 D"],
         *,
-        context: Float[Array, "B S D"],
+        context: Float[Array, "B S D"] | KV,
         rope: tuple[Float[Array, "L R"], Float[Array, "L R"]],
         mask: Mask | None,
         context_mask: Mask | None,
         image: Float[Array, "B Si D"] | None,
         attention: Attention,
+        self_attention: Attention | None = None,
     ) -> Float[Array, "B L D"]:
-        """Returns the next x; `modulation` is float32, one row per clip (t = 1) or frame."""
+        """Returns the next x; `modulation` is float32, one row per clip (t = 1) or frame.
+
+        self_attention: `attention` among video tokens, where that is another one (see `kv_cache`).
+        """
         total = modulation + self.modulation[...].astype(jnp.float32)[None]
         shift1, scale1, gate1, shift2, scale2, gate2 = (total[:, :, i] for i in range(6))
         y = modulated_norm(x, shift1, scale1, eps=self.eps)
-        x = gated_add(x, self.attn1(y, rope=rope, mask=mask, attention=attention), gate1)
+        y = self.attn1(y, rope=rope, mask=mask, attention=self_attention or attention)
+        x = gated_add(x, y, gate1)
         y = x if self.norm2 is None else self.norm2(x)
         x = x + self.attn2(y, context=context, mask=context_mask, image=image, attention=attention)
         y = modulated_norm(x, shift2, scale2, eps=self.eps)

@@ -142,7 +142,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
         run_blocks: called with the blocks and their tokens; a step cache may skip the blocks.
         Raises `UserError` on sizes that patches do not divide, on missing and needless conditions.
         """
-        grid = self._check(latents, timestep, fps, image_context)
+        grid = self.check(latents, timestep, fps=fps, image_context=image_context)
         config = self.config
         time, modulation = self.embed_time(timestep, fps)
         mask = None
@@ -163,9 +163,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
             attention=attention,
         )
         x = run_blocks(blocks, self.patch_embedding(latents))
-        final = time[:, :, None] + self.head_modulation[...].astype(jnp.float32)[None]
-        x = self.head(modulated_norm(x, final[:, :, 0], final[:, :, 1], eps=config.eps))
-        return self._unpatchify(x, grid)
+        return self.project(x, time, grid)
 
     def embed_time(
         self, timestep: Float[Array, "B t"], fps: Int[Array, "B"] | None = None
@@ -178,14 +176,26 @@ class SkyReelsV2Transformer3D(nnx.Module):
             modulation = modulation + self.fps_embedder(fps)
         return time, modulation
 
-    def _unpatchify(self, x: Float[Array, "B L P"], grid: tuple[int, int, int]) -> Array:
+    def project(
+        self, x: Float[Array, "B L D"], time: Float[Array, "B t D"], grid: tuple[int, int, int]
+    ) -> Float[Array, "B T H W O"]:
+        """Returns the velocity from the tokens behind the blocks; time: of `embed_time`."""
+        final = time[:, :, None] + self.head_modulation[...].astype(jnp.float32)[None]
+        x = self.head(modulated_norm(x, final[:, :, 0], final[:, :, 1], eps=self.config.eps))
         patch = self.config.patch_size
         x = x.reshape(x.shape[0], *grid, *patch, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         t, h, w = (g * p for g, p in zip(grid, patch, strict=True))
         return x.reshape(x.shape[0], t, h, w, -1)
 
-    def _check(self, latents, timestep, fps, image_context) -> tuple[int, int, int]:
-        """Returns the token grid (time, height, width)."""
+    def check(
+        self,
+        latents: Float[Array, "B T H W C"],
+        timestep: Float[Array, "B t"],
+        *,
+        fps: Int[Array, "B"] | None,
+        image_context: Float[Array, "B Si I"] | None,
+    ) -> tuple[int, int, int]:
+        """Returns the token grid (time, height, width); raises `UserError` as the call does."""
         config, size = self.config, latents.shape[1:4]
         grid = tuple(s // p for s, p in zip(size, config.patch_size, strict=True))
         if any(s % p for s, p in zip(size, config.patch_size, strict=True)):
