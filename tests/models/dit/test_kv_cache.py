@@ -23,6 +23,7 @@ from skyreels_jax.models.dit.kv_cache import (
     write,
 )
 from skyreels_jax.nn.rope import apply_rope
+from skyreels_jax.nn.stack import UNROLLED
 from skyreels_jax.testing.micro import TEXT_WIDTH, micro_configs, random_params
 
 BLOCK, FRAMES, SIZE = 2, 12, (4, 4)
@@ -181,3 +182,22 @@ def test_the_size_of_a_cache():
         lambda: empty_cache(config, window, batch=1, size=(68, 120), dtype=jnp.dtype("bfloat16"))
     )
     assert cache.key.shape == (30, 1, 20 * 34 * 60, 12, 128)
+
+
+def test_deep_models_in_bfloat16_keep_their_dtype():
+    config = dataclasses.replace(CONFIG, num_layers=UNROLLED + 1, inject_sample_info=False)
+    window, dtype = WINDOWS["rolling and sinks"], jnp.dtype("bfloat16")
+
+    def run(latents, times, context):
+        deep = SkyReelsV2Transformer3D(config, rngs=nnx.Rngs(0))
+        graphdef, state = nnx.split(deep)
+        deep = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype), state))
+        cache = empty_cache(config, window, batch=2, size=SIZE, dtype=dtype)
+        known = {"text": text_kv(deep, context), "cache": cache, "place": near(window, 8)}
+        v, new = block_velocity(deep, latents, times, window=window, **known)
+        return v, cache, write(cache, new, window=window, place=near(window, 8))
+
+    latents, times, context = film()
+    v, before, after = jax.eval_shape(run, latents[:, :BLOCK], times[:, :BLOCK], context)
+    assert v.shape == (2, BLOCK, *SIZE, config.out_channels) and v.dtype == dtype
+    assert before == after and after.key.dtype == dtype
