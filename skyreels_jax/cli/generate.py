@@ -11,6 +11,8 @@ examples:
       --num_frames 97 --inference_steps 50 --shift 8 --prompt "..."
   skyreels-jax generate --model_id Skywork/SkyReels-V2-I2V-14B-540P-Diffusers --image first.png \\
       --prompt "..."
+  skyreels-jax generate --model_id Skywork/SkyReels-V2-DF-14B-540P-Diffusers --resolution 540P \\
+      --num_frames 257 --overlap_history 17 --addnoise_condition 20 --prompt "..."
 """
 
 import argparse
@@ -19,25 +21,14 @@ import pathlib
 import sys
 from typing import Any
 
+from skyreels_jax.cli import flags
 from skyreels_jax.core.errors import UserError
 
 NAME = "generate"
 HELP = "make films from sentences"
 
 # Flags that are options of `VideoModel.generate`, under the same names.
-OPTIONS = (
-    "prompt",
-    "negative_prompt",
-    "num_frames",
-    "inference_steps",
-    "guidance_scale",
-    "shift",
-    "fps",
-    "seed",
-    "dtype",
-    "batch_size",
-    "image",
-)
+OPTIONS = ("prompt", *flags.SAMPLING, "batch_size", *flags.GIVEN, *flags.WINDOWS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,28 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILM.json",
         help="make this film again, but for the flags given",
     )
-    content.add_argument(
-        "--image",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="what the films start from (image-to-video models); upright ones make upright films",
-    )
+    flags.add_given(content)
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--model_id",
-        metavar="MODEL",
-        help='"tiny" (default, shipped), a diffusers, official or checkpoint folder, or a hub id',
-    )
-    how.add_argument("--negative_prompt", metavar="TEXT", help="what to keep away from")
-    how.add_argument("--resolution", metavar="SIZE", help="540P, 720P or HEIGHTxWIDTH")
-    how.add_argument("--num_frames", type=int, metavar="N", help="4k + 1")
-    how.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
-    how.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
-    how.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
-    how.add_argument("--fps", type=float, metavar="X", help="frames per second")
-    how.add_argument("--seed", type=int, metavar="N", help="of the initial noise (default 0)")
-    how.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
+    flags.add_sampling(how)
     how.add_argument("--batch_size", type=int, metavar="N", help="films made side by side")
+    flags.add_windows(parser)
     where = parser.add_argument_group("where")
     where.add_argument("--outdir", type=pathlib.Path, default="out", help="default: %(default)s")
     where.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="default: mp4")
@@ -86,13 +60,16 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes and saves the films one batch at a time."""
     from skyreels_jax.pipelines import files, film, load, prompts
 
-    model_id, options, fingerprint, image_sha256 = gather(args)
+    model_id, options, fingerprint, given = gather(args)
     source = load.find(model_id)
     request = source.request(**options)
-    if image_sha256 is not None and request.image.sha256 != image_sha256:
-        raise UserError(
-            f"{request.image.path!r} is not the image that film was made of; give --image FILE"
-        )
+    for flag, sha256 in given.items():
+        found = request.video if flag == "video_path" else getattr(request, flag)
+        if found.sha256 != sha256:
+            raise UserError(
+                f"{found.path!r} is not the {flag.removesuffix('_path')} that film was made of; "
+                f"give --{flag} FILE"
+            )
     names = prompts.film_names(list(request.prompts), list(request.seeds))
     paths = [args.outdir / f"{name}.{args.format}" for name in names]
     sheet = args.outdir / f"{names[0]}.png" if args.sheet else None
@@ -117,27 +94,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def gather(args: argparse.Namespace) -> tuple[str, dict[str, Any], str | None, str | None]:
+def gather(args: argparse.Namespace) -> tuple[str, dict[str, Any], str | None, dict[str, str]]:
     """Returns the model, the options of the request (those of --from, under the flags given), and
-    what --from expects: the fingerprint of the weights and the hash of the image."""
+    what --from expects: the fingerprint of the weights, and hashes of what was given by flag."""
     from skyreels_jax.pipelines import prompts, recipe, validate
 
     again = {} if args.recipe is None else dataclasses.asdict(recipe.read_recipe(args.recipe))
     options = {name: again[name] for name in (*OPTIONS, "height", "width") if name in again}
-    for name in OPTIONS:
-        if getattr(args, name) is not None:
-            options[name] = getattr(args, name)
+    options |= flags.given_options(args, OPTIONS)
     if args.prompts_file is not None:
         options["prompt"] = prompts.read_prompts(args.prompts_file)
     if args.resolution is not None:
         options["height"], options["width"] = validate.parse_resolution(args.resolution)
     fingerprint = again.get("fingerprint") if args.model_id is None else None
-    image_sha256 = again.get("image_sha256") if args.image is None else None
-    if image_sha256 is not None and options["image"] is None:
-        raise UserError(
-            f"the image of {str(args.recipe)!r} was handed over in Python; give --image FILE"
-        )
-    return args.model_id or again.get("model_id", "tiny"), options, fingerprint, image_sha256
+    given = {}
+    for flag in flags.GIVEN:
+        sha256 = again.get(f"{flag.removesuffix('_path')}_sha256")
+        if sha256 is None or getattr(args, flag) is not None:
+            continue
+        if options[flag] is None:
+            raise UserError(
+                f"the {flag.removesuffix('_path')} of {str(args.recipe)!r} was handed over in "
+                f"Python; give --{flag} FILE"
+            )
+        given[flag] = sha256
+    return args.model_id or again.get("model_id", "tiny"), options, fingerprint, given
 
 
 def progress_bar(*, total: int):

@@ -11,7 +11,7 @@ import skyreels_jax
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 
-COMMANDS = ("generate", "train", "convert", "evaluate", "data")
+COMMANDS = ("generate", "stream", "train", "convert", "evaluate", "data")
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   skyreels-jax generate --prompt "A red ring glides slowly to the right in a meadow, close-up."
   skyreels-jax generate --prompts_file prompts.txt --seed 7 --outdir films
   skyreels-jax generate --from films/a-red-ring_seed7.json
+  skyreels-jax stream --prompts story.txt --seconds 600 --out film.mp4
   skyreels-jax COMMAND --help
 """
 

@@ -16,6 +16,12 @@ class Defaults:
     """Options of `VideoModel.generate`; the values here are the official ones at 540P.
 
     batch_size: how many films are denoised side by side.
+    base_num_frames: of a window of a long film; None: num_frames.
+    overlap_history: how many frames a window takes from the one before (the official code has no
+    default and recommends 17 or 37).
+    causal_block_size: None: as many as the model's own blocks have.
+    carry: "pixels" are encoded again for the next window, as in the official code; "latents" are
+    handed on as they are.
     """
 
     num_frames: int = 97
@@ -27,6 +33,12 @@ class Defaults:
     shift: float = 8.0
     negative_prompt: str = WAN_NEGATIVE_PROMPT
     batch_size: int = 1
+    base_num_frames: int | None = None
+    overlap_history: int = 17
+    addnoise_condition: float = 0.0
+    ar_step: int = 0
+    causal_block_size: int | None = None
+    carry: str = "pixels"
 
 
 # The official values that differ for image-to-video models.

@@ -1,19 +1,19 @@
 """The compiled parts of making a film: text to context, noise to latents, latents to frames."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Latents, Params
-from skyreels_jax.diffusion.grids import synchronous
+from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.guidance import conditional, guided
 from skyreels_jax.diffusion.sample import sample_steps
 from skyreels_jax.diffusion.solvers import UniPC
@@ -22,6 +22,7 @@ from skyreels_jax.pipelines.validate import Request
 
 MAX_TOKENS = 512
 TOKEN_BUCKET = 64  # texts are padded to a multiple of this: a compiled program serves many lengths
+KEPT_CONTEXTS = 4  # what a film needs at once: its prompt or two of them, and the negative one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +39,58 @@ class Method:
         return getattr(nnx.merge(self.graphdef, params), self.name)(*args, **kwargs)
 
 
-def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Latents:
-    """Returns unit Gaussian noise [B, *shape], float32; each sample depends on its seed only."""
-    return jnp.stack([jax.random.normal(stream(s, "noise"), shape, jnp.float32) for s in seeds])
+def initial_noise(seeds: Sequence[int], shape: tuple[int, ...], *, window: int = 0) -> Latents:
+    """Returns the unit Gaussian noise of a window [B, *shape], float32, each from its own seed."""
+    keys = [stream(seed, "noise", window) for seed in seeds]
+    return jnp.stack([jax.random.normal(key, shape, jnp.float32) for key in keys])
 
 
-def encode_texts(
-    graphdef: Any, params: Params, tokenizer: Any, texts: Sequence[str]
-) -> dict[str, Mapping[str, Array]]:
-    """Returns {text: {"context" [1, S, E], "context_weight" [1, S]}} with one S for all of them.
+class Contexts:
+    """{"context" [1, S, E], "context_weight" [1, S]} of some texts, with one S for all of them.
 
-    One text at a time: one compiled program, and a context that no other text in the batch touches.
+    A text is encoded when it is asked for, and the last few are kept: memory does not grow with
+    their number. One at a time: one compiled program, and a context that no other text touches.
     """
-    unique = list(dict.fromkeys(texts))
-    tokens = tokenize(tokenizer, unique, max_length=MAX_TOKENS, multiple=TOKEN_BUCKET)
-    encode = Method(graphdef, "encode")
-    return {
-        text: compiled_call(encode, params, ids[None], length[None])
-        for text, ids, length in zip(unique, tokens["input_ids"], tokens["length"], strict=True)
-    }
+
+    def __init__(self, graphdef: Any, params: Params, tokenizer: Any, texts: Sequence[str]):
+        unique = list(dict.fromkeys(texts))
+        tokens = tokenize(tokenizer, unique, max_length=MAX_TOKENS, multiple=TOKEN_BUCKET)
+        rows = zip(unique, tokens["input_ids"], tokens["length"], strict=True)
+        self._tokens = {text: (ids[None], length[None]) for text, ids, length in rows}
+        encode = Method(graphdef, "encode")
+
+        @functools.lru_cache(maxsize=KEPT_CONTEXTS)
+        def context(text: str) -> Mapping[str, Array]:
+            return compiled_call(encode, params, *self._tokens[text])
+
+        self._context = context
+
+    def __getitem__(self, text: str) -> Mapping[str, Array]:
+        return self._context(text)
+
+    def mixture(self, parts: Sequence[tuple[float, str]]) -> Mapping[str, Array]:
+        """Returns the context of (weight, text), one or two with weights that sum to 1."""
+        (_, first), *others = parts
+        if not others:
+            return self[first]
+        ((share, second),) = others
+        return compiled_mix(self[first], self[second], jnp.float32(share))
+
+
+def mix(
+    first: Mapping[str, Array], second: Mapping[str, Array], share: Float[Array, ""]
+) -> dict[str, Array]:
+    """Returns the context `share` of the way from one to another, both padded as pipelines do.
+
+    Beyond a text its states are zero in either form, so states mix one by one; and the zeros that
+    both have in common are those behind the longer text.
+    """
+    states = [part["context"].astype(jnp.float32) for part in (first, second)]
+    states = (1 - share) * states[0] + share * states[1]
+    weights = [part["context_weight"] for part in (first, second)]
+    longer = [jnp.sum(weight > 0, axis=-1, keepdims=True) for weight in weights]
+    weight = jnp.where(longer[0] > longer[1], *weights)
+    return {"context": states.astype(first["context"].dtype), "context_weight": weight}
 
 
 def denoise(
@@ -67,10 +101,13 @@ def denoise(
     null_cond: Mapping[str, Array],
     request: Request,
     *,
+    grid: TimeGrid,
+    keys: Key[Array, " B"] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Latents:
-    """Returns the latents at the end of all steps, float32; `progress(1)` is called after each.
+    """Returns the latents at the end of `grid`, float32; `progress(1)` is called after each row.
 
+    keys: one per sample, for grids that noise their conditions.
     Guidance at 1 or below is no guidance, as in diffusers.
     """
     model = Partial(Method(graphdef, "__call__"), params)
@@ -78,40 +115,21 @@ def denoise(
         velocity = guided(model, cond, null_cond, request.guidance_scale)
     else:
         velocity = conditional(model, cond)
-    grid = synchronous(request.inference_steps, shift=request.shift)
     latents = noise
-    for latents in sample_steps(velocity, noise, grid, UniPC()):
+    for latents in sample_steps(velocity, noise, grid, UniPC(), keys=keys):
         if progress is not None:
             jax.block_until_ready(latents)
             progress(1)
     return latents
 
 
-def decode(
-    graphdef: Any, params: Params, latents: Float[np.ndarray, "1 T H W C"]
-) -> UInt8[np.ndarray, "F P Q 3"]:
-    """Returns the frames of one film from its latents, one latent frame after the other.
-
-    So memory does not grow with length, and two compiled programs (the first frame, all others)
-    serve films of any length.
-    """
-    return np.concatenate(list(decoded_chunks(graphdef, params, latents)))
-
-
-def decoded_chunks(
-    graphdef: Any, params: Params, latents: Float[np.ndarray, "1 T H W C"]
-) -> Iterator[UInt8[np.ndarray, "F P Q 3"]]:
-    """Yields one frame, then four at a time; cutting on the host compiles nothing."""
-    cache = None
-    for t in range(latents.shape[1]):
-        pixels, cache = compiled_decode(graphdef, params, latents[:, t : t + 1], cache)
-        yield np.asarray(pixels)[0]
-
-
-def decode_chunk(graphdef: Any, params: Params, latents: Latents, cache: Any) -> tuple[Array, Any]:
+def decode_chunk(
+    graphdef: Any, params: Params, latents: Latents, cache: Any
+) -> tuple[UInt8[Array, "B F P Q 3"], Float[Array, "B F P Q 3"], Any]:
+    """Returns the next frames as bytes and as numbers in [-1, 1], and the cache after them."""
     vae = nnx.merge(graphdef, params)
     video, cache = vae.decode_chunk(vae.denormalize(latents), cache)
-    return to_uint8(video), cache
+    return to_uint8(video), video, cache
 
 
 def to_uint8(video: Float[Array, "B T H W 3"]) -> UInt8[Array, "B T H W 3"]:
@@ -125,4 +143,5 @@ def call(method: Method, params: Params, *args: Any) -> Any:
 
 
 compiled_call = jax.jit(call, static_argnums=0)
+compiled_mix = jax.jit(mix)
 compiled_decode = jax.jit(decode_chunk, static_argnums=0, donate_argnums=3)

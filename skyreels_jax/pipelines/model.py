@@ -1,7 +1,9 @@
 """A loaded model: `generate` makes films from sentences, and from an image where it can."""
 
+import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,16 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.film import Film
+from skyreels_jax.pipelines.film_stream import FilmStream, carried_on
 from skyreels_jax.pipelines.image_to_video import image_conditions
+from skyreels_jax.pipelines.lengths import Window
 from skyreels_jax.pipelines.recipe import Recipe
+from skyreels_jax.pipelines.state import FilmState, read_state
+from skyreels_jax.pipelines.story import Story
+from skyreels_jax.pipelines.stream import Carried, Films, encode_frames
+from skyreels_jax.pipelines.stream_request import resumed_request, stream_request
 from skyreels_jax.pipelines.validate import Request, check_latents
+from skyreels_jax.pipelines.video import fitted
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.load import ModelSource
@@ -48,7 +57,7 @@ class VideoModel:
         self.source = source
         self.dtype = dtype
         self._graphdef, self._params = model
-        self._vae_graphdef, self._vae_params = vae
+        self._vae = vae
         self._image_encoder = image_encoder
 
     def generate(
@@ -67,17 +76,25 @@ class VideoModel:
         dtype: str | None = None,
         batch_size: int | None = None,
         image: Any = None,
+        end_image: Any = None,
+        video_path: Any = None,
         latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
         progress: Callable[[int], Any] | None = None,
+        **windows: Any,
     ) -> Film | list[Film]:
         """Returns a film, or a list of films for a list of prompts; None: the model's default.
 
         seed: one for all films, or one each. A film depends on its own prompt and seed only: it is
         the same (to rounding) in a batch and alone.
         dtype: "float32" or "bfloat16".  batch_size: films denoised side by side.
-        image: what the films start from, for image-to-video models, which need one: a file, a
-        Pillow image or an array uint8 [H, W, 3]. It is cut to the aspect of the film; an upright
-        one swaps the sides of a film that is not upright.
+        image: what the films start from, for image-to-video models, which need one, and for
+        diffusion-forcing models: a file, a Pillow image or an array uint8 [H, W, 3]. It is cut to
+        the aspect of the film; an upright one swaps the sides of a film that is not upright.
+        end_image: what the films lead to. video_path: a file, or frames uint8 [F, H, W, 3], that
+        the films show first and continue; `num_frames` counts the last overlap_history of them.
+        windows: how films longer than base_num_frames are made: that and overlap_history,
+        addnoise_condition, ar_step, causal_block_size, carry (see `Defaults`). These, end_image and
+        video_path are for diffusion-forcing models alone.
         latents: the initial noise instead of a seed's, float32 [B, T, H, W, C].
         progress: called with 1 after each of `steps(request)` denoising steps.
         Nothing is compiled again when only text, seed, guidance, shift or step count change.
@@ -97,13 +114,86 @@ class VideoModel:
             dtype=self.dtype if dtype is None else dtype,
             batch_size=batch_size,
             image=image,
+            end_image=end_image,
+            video_path=video_path,
+            **windows,
         )
         films = list(self.films(request, latents=latents, progress=progress))
         return films[0] if isinstance(prompt, str) else films
 
+    def stream(
+        self,
+        prompts: Any,
+        *,
+        seconds: Number | None = None,
+        num_frames: int | None = None,
+        crossfade: Number = 0.0,
+        seed: int = 0,
+        progress: Callable[[int], Any] | None = None,
+        **options: Any,
+    ) -> FilmStream:
+        """Returns an iterator over the frames of one film, a window at a time, in constant memory.
+
+        prompts: one text, several that share the film equally, (second, text) pairs, or the path of
+        a file with a prompt or `second: prompt` a line. A window shows what holds in its middle.
+        seconds: the least to make; or num_frames, exactly; without either the film has no end.
+        crossfade: for how many seconds around each change both prompts are mixed.
+        options: as for `generate`, which makes the same film of the same arguments.
+        Its `state` can be saved after each window, and `resume` goes on from it.
+        Only for diffusion-forcing models. Raises `UserError` before any work.
+        """
+        options["dtype"] = options.get("dtype") or self.dtype
+        request, story = stream_request(
+            self.source,
+            prompts,
+            seconds=seconds,
+            num_frames=num_frames,
+            crossfade=crossfade,
+            seed=seed,
+            **options,
+        )
+        return self.open_stream(request, story, progress=progress)
+
+    def open_stream(
+        self, request: Request, story: Story, *, progress: Callable[[int], Any] | None = None
+    ) -> FilmStream:
+        """Returns the film of a checked request, before its first frame."""
+        start, suffix = self._given_latents(request)
+        return FilmStream(
+            self._one_film(request, story, suffix, progress),
+            story=story,
+            recipe=self._recipe(request, 0, None),
+            carried=start,
+            before=self._shown_before(request),
+        )
+
+    def resume(
+        self,
+        state: FilmState | str | os.PathLike,
+        *,
+        seconds: Number | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> FilmStream:
+        """Returns the film that goes on from `state`: its frames are those it would have had.
+
+        state: a `FilmStream.state`, or the path of a saved one.  seconds: another length for it.
+        Raises `UserError` for the state of another model, or of a film that is complete.
+        """
+        state = state if isinstance(state, FilmState) else read_state(state)
+        request = resumed_request(self.source, state, seconds=seconds)
+        films = self._one_film(request, state.story, state.suffix, progress)
+        return FilmStream(
+            films,
+            story=state.story,
+            recipe=dataclasses.replace(state.recipe, num_frames=request.num_frames),
+            carried=carried_on(state, films),
+            frames=state.frames,
+        )
+
     def steps(self, request: Request) -> int:
         """Returns how many times `films` will call `progress(1)`."""
-        return request.inference_steps * len(_batches(len(request.prompts), request.batch_size))
+        rows = sum(window.plan.rows for window in request.film.windows())
+        return rows * len(_batches(len(request.prompts), request.batch_size))
 
     def films(
         self,
@@ -123,24 +213,94 @@ class VideoModel:
         prompts = [clean_prompt(text) for text in request.prompts]
         negative = clean_prompt(request.negative_prompt)
         texts = [*prompts, negative]
-        contexts = parts.encode_texts(self._graphdef, params, self.source.tokenizer, texts)
+        contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
         image = self._image_conditions(request)
+        start, suffix = self._given_latents(request)
+        before = list(self._shown_before(request))
         for rows in _batches(count, request.batch_size):
-            if latents is None:
-                noise = parts.initial_noise([request.seeds[i] for i in rows], shape)
-            else:
-                noise = jnp.asarray(latents[rows])
             cond = self._condition([contexts[prompts[i]] for i in rows], request, image)
             null_cond = self._condition([contexts[negative]] * len(rows), request, image)
-            denoised = parts.denoise(
-                self._graphdef, params, noise, cond, null_cond, request, progress=progress
+            shown = len(set(rows))
+            films = Films(
+                model=(self._graphdef, params),
+                vae=self._vae,
+                request=request,
+                seeds=tuple(request.seeds[i] for i in rows),
+                size=shape[1:],
+                conditions=lambda _, both=(cond, null_cond): both,
+                shown=shown,
+                suffix=suffix,
+                noise=None if latents is None else latents[rows],
+                progress=progress,
             )
-            denoised = np.asarray(denoised)
-            for row, i in enumerate(dict.fromkeys(rows)):
-                frames = parts.decode(self._vae_graphdef, self._vae_params, denoised[row : row + 1])
+            made = [[*before] for _ in range(shown)]
+            for _, frames, _ in films.windows(start.repeated(len(rows))):
+                for film, new in zip(made, frames, strict=True):
+                    film.append(new)
+            for chunks, i in zip(made, rows, strict=False):
                 given = None if latents is None else latents[i]
                 meta = to_dict(self._recipe(request, i, given))
-                yield Film(frames=frames, fps=request.fps, meta=meta)
+                yield Film(frames=np.concatenate(chunks), fps=request.fps, meta=meta)
+
+    def _one_film(
+        self,
+        request: Request,
+        story: Story,
+        suffix: np.ndarray | None,
+        progress: Callable[[int], Any] | None,
+    ) -> Films:
+        """Returns what makes the windows of a story."""
+        params, negative = self._params_in(request.dtype), clean_prompt(request.negative_prompt)
+        texts = [*map(clean_prompt, story.prompts), negative]
+        contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
+
+        def conditions(window: Window) -> tuple[dict[str, Array], dict[str, Array]]:
+            middle = (window.first_frame + window.frames / 2) / request.fps
+            mixture = [(weight, clean_prompt(text)) for weight, text in story.mixture(middle)]
+            told = contexts.mixture(mixture), contexts[negative]
+            cond, null_cond = (self._condition([context], request, {}) for context in told)
+            return cond, null_cond
+
+        return Films(
+            model=(self._graphdef, params),
+            vae=self._vae,
+            request=request,
+            seeds=request.seeds,
+            size=self._latent_size(request),
+            conditions=conditions,
+            shown=1,
+            suffix=suffix,
+            progress=progress,
+        )
+
+    def _latent_size(self, request: Request) -> tuple[int, ...]:
+        """Returns height, width and channels of a latent frame."""
+        size = {"height": request.height, "width": request.width}
+        return self.source.geometry.latent_shape(num_frames=1, **size)[1:]
+
+    def _given_latents(self, request: Request) -> tuple[Carried, np.ndarray | None]:
+        """Returns what the first window starts from, and the latents behind the last."""
+        if not self.source.forcing:
+            return Carried(), None
+
+        def encode(frames: Any) -> np.ndarray:
+            return encode_frames(self._vae, frames, temporal=request.film.temporal)
+
+        size, start = (request.height, request.width), Carried()
+        if request.image is not None:
+            start = Carried(prefix=encode(fitted(request.image.pixels, *size)[None]))
+        if request.video is not None:
+            tail = request.video.tail(request.film.overlap_history, *size)
+            start = Carried(prefix=encode(tail))
+        if request.end_image is None:
+            return start, None
+        return start, encode(fitted(request.end_image.pixels, *size)[None])
+
+    def _shown_before(self, request: Request) -> Iterator[np.ndarray]:
+        """Yields the frames of the video that films continue, a window's at a time."""
+        if request.video is not None:
+            size = (request.height, request.width)
+            yield from request.video.chunks(request.film.base_num_frames, *size)
 
     def _params_in(self, dtype: str) -> Params:
         """Returns the parameters in `dtype`; a cast for one request is not kept."""
@@ -150,12 +310,12 @@ class VideoModel:
 
     def _image_conditions(self, request: Request) -> dict[str, Array]:
         """Returns the image as the model reads it, one row for all films; {} without one."""
-        if request.image is None:
+        if request.image is None or not self.source.takes_image:
             return {}
         return image_conditions(
             request.image.pixels,
             (request.num_frames, request.height, request.width),
-            vae=(self._vae_graphdef, self._vae_params),
+            vae=self._vae,
             image_encoder=self._image_encoder,
             processor=self.source.image_processor,
             temporal=self.source.geometry.temporal,
@@ -170,6 +330,24 @@ class VideoModel:
             rate = SLOW_FPS if request.fps == SLOW_FPS else FPS
             cond["fps"] = jnp.full(len(contexts), rate, jnp.int32)
         return cond
+
+    def _windows_said(self, request: Request) -> dict[str, Any]:
+        """Returns what a recipe says of windows, nothing for films made in one go."""
+        if not self.source.forcing:
+            return {}
+        end, video, film = request.end_image, request.video, request.film
+        return {
+            "end_image": None if end is None else end.path,
+            "end_image_sha256": None if end is None else end.sha256,
+            "video_path": None if video is None else video.path,
+            "video_sha256": None if video is None else video.sha256,
+            "base_num_frames": film.base_num_frames,
+            "overlap_history": film.overlap_history,
+            "addnoise_condition": film.addnoise_condition,
+            "ar_step": film.ar_step,
+            "causal_block_size": film.causal_block_size,
+            "carry": request.carry,
+        }
 
     def _recipe(self, request: Request, index: int, latents: np.ndarray | None) -> Recipe:
         given = None
@@ -192,6 +370,7 @@ class VideoModel:
             latents=given,
             image=None if request.image is None else request.image.path,
             image_sha256=None if request.image is None else request.image.sha256,
+            **self._windows_said(request),
             skyreels_jax=skyreels_jax.__version__,
             jax=jax.__version__,
             device=jax.devices()[0].device_kind,

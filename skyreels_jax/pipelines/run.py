@@ -15,6 +15,7 @@ from skyreels_jax.pipelines.defaults import toy_defaults
 from skyreels_jax.pipelines.source import ModelSource, Modules, weights_state
 
 TRAINED = ("transformer", "text_encoder")
+FORCING = "diffusion_forcing"  # the name of the objective
 
 
 def open_run(path: pathlib.Path) -> ModelSource:
@@ -45,6 +46,7 @@ def open_run(path: pathlib.Path) -> ModelSource:
         load_tokenizer=build_tokenizer,
         read=read,
         state=lambda: f"step {step} ".encode() + weights_state([vae.weights]),
+        forcing=config.get("objective", {}).get("name") == FORCING,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 1 << 16
 FLOAT32 = ("vae", "image_encoder")  # whatever the dtype of the rest, as in the official pipelines
+# What only models that were trained by diffusion forcing can be asked for.
+WINDOW_OPTIONS = (
+    *("endless", "seconds", "base_num_frames", "overlap_history", "addnoise_condition"),
+    *("ar_step", "causal_block_size", "carry", "video_path", "end_image"),
+)
 Modules = dict[str, nnx.Module]
 
 
@@ -38,6 +43,7 @@ class ModelSource:
     configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
     read: dtype -> the modules with their weights; transformer and text encoder in `dtype`.
     state: what, beside the configurations, tells these weights from others.
+    forcing: whether it was trained by diffusion forcing, so that films can go on without end.
     """
 
     model_id: str
@@ -47,6 +53,7 @@ class ModelSource:
     read: Callable[[str], Modules]
     state: Callable[[], bytes]
     image_processor: CLIPImageConfig | None = None
+    forcing: bool = False
 
     def __post_init__(self):
         vae, transformer, text = (self.configs[k] for k in ("vae", "transformer", "text_encoder"))
@@ -101,6 +108,8 @@ class ModelSource:
             spatial=vae.spatial_factor,
             patch=transformer.patch_size,
             max_positions=transformer.rope_max_seq_len,
+            forcing=self.forcing,
+            causal_block=transformer.num_frame_per_block,
         )
 
     @property
@@ -132,18 +141,32 @@ class ModelSource:
                 f"{self.model_id} is an image-to-video model; give the image that films start "
                 "from: --image FILE, in Python image=..."
             )
-        if image is not None and not self.takes_image:
+        if image is not None and not (self.takes_image or self.forcing):
             raise UserError(
-                f"{self.model_id} is a text-to-video model and takes no image; "
-                "image-to-video models (SkyReels-V2-I2V) do"
+                f"{self.model_id} is a text-to-video model and takes no image; image-to-video "
+                "and diffusion-forcing models (SkyReels-V2-I2V, SkyReels-V2-DF) do"
             )
+        self._refuse_windows(options)
         request = validate.make_request(
             self.defaults, self.geometry, dtype=dtype or default_dtype(), image=image, **options
         )
-        texts = (*request.prompts, request.negative_prompt)
+        self.check_texts((*request.prompts, request.negative_prompt))
+        return request
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raises `UserError` for a text of more tokens than the model reads."""
         counts = [len(self.tokenizer(clean_prompt(t), verbose=False)["input_ids"]) for t in texts]
         validate.check_token_counts(texts, counts, max_length=MAX_TOKENS)
-        return request
+
+    def _refuse_windows(self, options: Mapping[str, Any]) -> None:
+        given = {name: options.get(name) for name in WINDOW_OPTIONS}
+        asked = [name for name, value in given.items() if value is not None and value is not False]
+        if asked and not self.forcing:
+            raise UserError(
+                f"{self.model_id} is no diffusion-forcing model: it makes films in one go, without "
+                f"{', '.join(asked)}; models of {layout.PIPELINES[1]} (SkyReels-V2-DF) make longer "
+                "ones"
+            )
 
     def load(self, *, dtype: str | None = None) -> "VideoModel":
         """Returns the model with its weights; transformer and text encoder are `dtype`."""
@@ -186,6 +209,7 @@ def open_folder(
         read=read,
         state=lambda: weights_state(part.weights for part in components.values()),
         image_processor=folder.image_processor,
+        forcing=folder.pipeline == layout.PIPELINES[1],
     )
 
 

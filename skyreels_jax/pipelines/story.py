@@ -67,32 +67,42 @@ class Story:
             )
 
 
-def make_story(
-    prompts: Any,
-    *,
-    seconds: Number | None,
-    crossfade: Number = 0.0,
-) -> Story:
-    """Returns the story of one prompt, of several, of (second, prompt) pairs, or of a file.
+def read_segments(prompts: Any) -> list[str] | list[Segment]:
+    """Returns the texts, or the (second, text) pairs, of one prompt, of several, or of a file.
 
-    Prompts without seconds share the film equally. A file holds a prompt a line, or
-    `second: prompt` lines. seconds: of the film, None without end.
-    Raises `UserError` for anything else, and for shares of a film without end.
+    A file (a path; a text is a prompt) holds a prompt a line, or `second: prompt` lines.
+    Raises `UserError` for anything else.
     """
     if isinstance(prompts, os.PathLike):
         prompts = parse_lines(read_prompts(pathlib.Path(prompts)), str(prompts))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if prompts and all(isinstance(prompt, str) for prompt in prompts):
-        if len(prompts) > 1 and seconds is None:
+    prompts = [pair if isinstance(pair, str) else _segment(pair) for pair in prompts]
+    texts = [pair if isinstance(pair, str) else pair[1] for pair in prompts]
+    if not texts or not all(text.strip() for text in texts):
+        raise UserError("a prompt is missing or empty; say in a sentence what the film shows")
+    if len({isinstance(pair, str) for pair in prompts}) > 1:
+        raise UserError("give all prompts with the seconds at which they start, or none")
+    return prompts
+
+
+def make_story(
+    segments: list[str] | list[Segment], *, seconds: Number | None, crossfade: Number = 0.0
+) -> Story:
+    """Returns the story of what `read_segments` returns; texts share the film equally.
+
+    seconds: of the film, None without end.
+    Raises `UserError` for shares of a film without end, and for prompts behind its end.
+    """
+    if isinstance(segments[0], str):
+        if len(segments) > 1 and seconds is None:
             raise UserError(
-                f"{len(prompts)} prompts cannot share a film without end; "
+                f"{len(segments)} prompts cannot share a film without end; "
                 "give seconds, or say when each starts: 'SECOND: PROMPT'"
             )
-        share = (seconds or 0.0) / len(prompts)
-        prompts = [(index * share, prompt) for index, prompt in enumerate(prompts)]
-    story = Story(
-        segments=tuple(_segment(prompt) for prompt in prompts), crossfade=float(crossfade)
-    )
+        share = (seconds or 0.0) / len(segments)
+        segments = [(index * share, text) for index, text in enumerate(segments)]
+    pairs = tuple((float(start), text) for start, text in segments)
+    story = Story(segments=pairs, crossfade=float(crossfade))
     if seconds is not None:
         story.check_seconds(seconds)
     return story
@@ -109,8 +119,8 @@ def parse_lines(lines: Sequence[str], name: str) -> list[str] | list[Segment]:
     return [(float(match[1]), match[2]) for match in found]
 
 
-def _segment(pair: object) -> Segment:
+def _segment(pair: Any) -> Segment:
     match pair:
-        case (int() | float() as start, str() as prompt) if prompt.strip():
+        case (int() | float() as start, str() as prompt):
             return float(start), prompt
     raise UserError(f"a story is made of prompts or of (second, prompt) pairs, got {pair!r}")

@@ -11,22 +11,32 @@ from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.pipelines.defaults import Defaults
 from skyreels_jax.pipelines.image import Still, oriented, read_still
+from skyreels_jax.pipelines.lengths import FilmPlan
+from skyreels_jax.pipelines.video import Video, read_video
 
 RESOLUTIONS = {"540P": (544, 960), "720P": (720, 1280)}  # the official names: height, width
 DTYPES = ("float32", "bfloat16")
 MAX_SEED = 2**32 - 1
 MAX_FPS = 240.0
+MAX_FRAMES, MAX_SECONDS = 10**9, 10.0**7
+CARRIES = ("pixels", "latents")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How pixels become tokens: VAE compression, transformer patch, reach of the rotary table."""
+    """How pixels become tokens: VAE compression, transformer patch, reach of the rotary table.
+
+    forcing: whether frames may be at different times, so that a film can go on from given ones.
+    causal_block: how many latent frames see each other and none after them; 1: all see all.
+    """
 
     latent_channels: int
     temporal: int = 4
     spatial: int = 8
     patch: tuple[int, int, int] = (1, 2, 2)
     max_positions: int = 1024
+    forcing: bool = False
+    causal_block: int = 1
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """Returns [T, H, W, C] of the latents of one film."""
@@ -38,22 +48,40 @@ class Geometry:
 class Request:
     """Films to make, all checked: one prompt and one seed each, everything else shared.
 
-    image: what all of them start from, for models that start from an image.
+    film: their windows, and the steps in each.
+    image: what all of them start from; end_image: what they lead to; video: what they continue.
+    carry: what goes from window to window.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     negative_prompt: str
-    num_frames: int
+    film: FilmPlan
     height: int
     width: int
-    inference_steps: int
     guidance_scale: float
-    shift: float
     fps: float
     dtype: str
     batch_size: int
     image: Still | None = None
+    end_image: Still | None = None
+    video: Video | None = None
+    carry: str = "pixels"
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames of each film; None: no end."""
+        return self.film.num_frames
+
+    @property
+    def inference_steps(self) -> int:
+        """Steps that each latent frame makes."""
+        return self.film.inference_steps
+
+    @property
+    def shift(self) -> float:
+        """How far the steps are shifted to high noise."""
+        return self.film.shift
 
 
 def make_request(
@@ -64,11 +92,16 @@ def make_request(
     seed: Any = 0,
     dtype: Any = "float32",
     image: Any = None,
+    end_image: Any = None,
+    video_path: Any = None,
+    seconds: Any = None,
+    endless: bool = False,
     **options: Any,
 ) -> Request:
     """Returns the checked request; options that are absent or None take the model's defaults.
 
-    An upright image swaps the sides of a film that is not upright.
+    An upright image or video swaps the sides of a film that is not upright.
+    seconds: the least to make, in place of num_frames. endless: without either there is no end.
 
     Raises:
       UserError: something cannot be made; the message names the nearest legal values.
@@ -82,28 +115,114 @@ def make_request(
     if not isinstance(chosen["negative_prompt"], str):
         raise UserError("negative_prompt must be one text, shared by all films")
     prompts = check_prompts(prompt)
-    still = None if image is None else read_still(image)
+    still, end = (None if i is None else read_still(i) for i in (image, end_image))
+    video = None if video_path is None else read_video(video_path)
     high, wide = (geometry.spatial * geometry.patch[i] for i in (1, 2))
-    step = geometry.temporal * geometry.patch[0]
     height = _side("height", chosen["height"], high, geometry)
     width = _side("width", chosen["width"], wide, geometry)
-    if still is not None:
-        height, width = oriented(still.pixels, height, width)
+    lead = still.pixels if still is not None else None if video is None else video.first
+    if lead is not None:
+        height, width = oriented(lead, height, width)
+    if end is not None:
+        _check_orientation(end, height, width)
+    if endless or seconds is not None:
+        chosen["num_frames"] = given.get("num_frames")
+    chosen["base_num_frames"] = chosen["base_num_frames"] or defaults.num_frames
+    film = _film(geometry, chosen, image=still, end_image=end, video=video, seconds=seconds)
     return Request(
         prompts=prompts,
         seeds=_seeds(seed, len(prompts)),
         negative_prompt=chosen["negative_prompt"],
-        num_frames=_frames(chosen["num_frames"], step, geometry),
+        film=film,
         height=height,
         width=width,
-        inference_steps=_whole("inference_steps", chosen["inference_steps"], 1, 1000),
         guidance_scale=_real("guidance_scale", chosen["guidance_scale"], 100.0, zero=True),
-        shift=_real("shift", chosen["shift"], 100.0),
-        fps=_real("fps", chosen["fps"], MAX_FPS),
+        fps=_rate(chosen["fps"], video),
         dtype=check_dtype(dtype),
         batch_size=_whole("batch_size", chosen["batch_size"], 1, 4096),
         image=still,
+        end_image=end,
+        video=video,
+        carry=_one_of("carry", chosen["carry"], CARRIES),
     )
+
+
+def _film(
+    geometry: Geometry,
+    chosen: dict[str, Any],
+    *,
+    image: Still | None,
+    end_image: Still | None,
+    video: Video | None,
+    seconds: Any,
+) -> FilmPlan:
+    """Returns the windows of a film; those of a model that forces nothing are one."""
+    step, frames = geometry.temporal * geometry.patch[0], chosen["num_frames"]
+    limit = geometry.max_positions * step - step + 1
+    shared = {
+        "temporal": step,
+        "inference_steps": _whole("inference_steps", chosen["inference_steps"], 1, 1000),
+        "shift": _real("shift", chosen["shift"], 100.0),
+    }
+    if not geometry.forcing:
+        return FilmPlan(num_frames=_whole("num_frames", frames, 1, limit), **shared)
+    if seconds is not None and frames is not None:
+        raise UserError("give num_frames or seconds, not both")
+    block = chosen["causal_block_size"] or geometry.causal_block
+    block = _whole("causal_block_size", block, 1, geometry.max_positions)
+    if block % geometry.causal_block:
+        raise UserError(
+            f"causal_block_size {block} splits the blocks of this causal model; "
+            f"legal: multiples of {geometry.causal_block}"
+        )
+    if end_image is not None and geometry.causal_block > 1:
+        raise UserError(
+            "a causal model does not see what comes later; give end_image to one that is not"
+        )
+    film = FilmPlan(
+        num_frames=None if frames is None else _whole("num_frames", frames, 1, MAX_FRAMES),
+        base_num_frames=_whole("base_num_frames", chosen["base_num_frames"], 1, limit),
+        overlap_history=_whole("overlap_history", chosen["overlap_history"], 1, limit),
+        image=image is not None,
+        end_image=end_image is not None and seconds is None,
+        video_frames=None if video is None else video.num_frames,
+        ar_step=_whole("ar_step", chosen["ar_step"], 0, 1000),
+        causal_block_size=block,
+        addnoise_condition=_real(
+            "addnoise_condition", chosen["addnoise_condition"], 999.0, zero=True
+        ),
+        **shared,
+    )
+    if seconds is None:
+        return film
+    film = film.lasting(check_seconds(seconds), _rate(chosen["fps"], video))
+    return dataclasses.replace(film, end_image=end_image is not None)
+
+
+def _check_orientation(end_image: Still, height: int, width: int) -> None:
+    high, wide = end_image.pixels.shape[:2]
+    if (high - wide) * (height - width) < 0:
+        stands, lies = ("stands", "lies") if high > wide else ("lies", "stands")
+        raise UserError(
+            f"end_image {wide}x{high} {stands} and the film {width}x{height} {lies}; "
+            f"give one of about {width}:{height}, or a film the other way round"
+        )
+
+
+def check_seconds(seconds: Any) -> float:
+    """Returns how long a film lasts."""
+    return _real("seconds", seconds, MAX_SECONDS)
+
+
+def _rate(fps: Any, video: Video | None) -> float:
+    """Returns the frames a second of the film, which are those of the video it continues."""
+    fps = _real("fps", fps, MAX_FPS)
+    if video is not None and video.fps is not None and abs(video.fps - fps) > 0.01:
+        raise UserError(
+            f"the video has {video.fps:g} frames a second and the film {fps:g}; "
+            f"give fps {video.fps:g}, or a video of {fps:g}"
+        )
+    return fps
 
 
 def check_prompts(prompt: Any) -> tuple[str, ...]:
@@ -160,13 +279,9 @@ def parse_resolution(text: str) -> tuple[int, int]:
     )
 
 
-def _frames(value: Any, step: int, geometry: Geometry) -> int:
-    limit = geometry.max_positions * step - step + 1
-    value = _whole("num_frames", value, 1, limit)
-    if value % step != 1 % step:
-        below = (value - 1) // step * step + 1
-        near = " or ".join(str(n) for n in (below, below + step) if n <= limit)
-        raise UserError(f"num_frames {value} is not {step}k+1; nearest legal: {near}")
+def _one_of(name: str, value: Any, legal: Sequence[str]) -> str:
+    if value not in legal:
+        raise UserError(f"{name} {value!r} is not one of {', '.join(legal)}")
     return value
 
 

@@ -74,12 +74,12 @@ def micro_configs(*, image: bool = False) -> dict[str, Any]:
 
 
 def write_micro_model(
-    folder: pathlib.Path, *, image: bool = False, **replaced: Any
+    folder: pathlib.Path, *, image: bool = False, forcing: bool = False, **replaced: Any
 ) -> pathlib.Path:
     """Writes a diffusers folder that makes noisy films of 9 frames in 2 steps; returns it.
 
-    image: an image-to-video model. `replaced` are configurations of components instead of those of
-    `micro_configs`.
+    image: an image-to-video model. forcing: a diffusion-forcing one, whose windows share 5 frames.
+    `replaced` are configurations of components instead of those of `micro_configs`.
     """
     for name, config in (micro_configs(image=image) | replaced).items():
         layout.save_component(folder / name, name, config, random_params(name, config))
@@ -89,10 +89,12 @@ def write_micro_model(
     layout.write_index(
         folder,
         scheduler={**layout.SCHEDULER, "flow_shift": 3.0},
-        pipeline=layout.IMAGE_TO_VIDEO if image else layout.PIPELINES[0],
+        pipeline=layout.IMAGE_TO_VIDEO if image else layout.PIPELINES[forcing],
     )
     defaults = {"num_frames": 9, "height": 32, "width": 48, "fps": 12, "inference_steps": 2}
     defaults |= {"guidance_scale": 3.0, "shift": 3.0, "negative_prompt": "", "batch_size": 2}
+    if forcing:
+        defaults |= {"overlap_history": 5, "addnoise_condition": 20}
     layout.write_json(folder / layout.SETTINGS, defaults)
     return folder
 

@@ -8,3 +8,8 @@ from skyreels_jax.testing.micro import write_micro_model
 @pytest.fixture(scope="session")
 def micro_folder(tmp_path_factory):
     return write_micro_model(tmp_path_factory.mktemp("micro"))
+
+
+@pytest.fixture(scope="session")
+def forcing_folder(tmp_path_factory):
+    return write_micro_model(tmp_path_factory.mktemp("forcing"), forcing=True)

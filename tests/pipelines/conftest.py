@@ -14,3 +14,13 @@ def micro_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def micro(micro_folder):
     return load(str(micro_folder))
+
+
+@pytest.fixture(scope="session")
+def forcing_folder(tmp_path_factory):
+    return write_micro_model(tmp_path_factory.mktemp("forcing"), forcing=True)
+
+
+@pytest.fixture(scope="session")
+def forcing(forcing_folder):
+    return load(str(forcing_folder))

@@ -20,9 +20,9 @@ from diffusers import (
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2DiffusionForcingVideoToVideoPipeline,
-    UniPCMultistepScheduler,
 )
 from flax import nnx
+from forcing_oracle import Scheduler
 from jax.tree_util import Partial
 
 from skyreels_jax.core.rng import stream
@@ -31,7 +31,7 @@ from skyreels_jax.diffusion.plan import Plan, time_grid
 from skyreels_jax.diffusion.sample import condition_noise, place, sample_steps
 from skyreels_jax.diffusion.solvers import UniPC
 from skyreels_jax.models.text_to_video import TextToVideo
-from skyreels_jax.pipelines.generate import Method, encode_texts
+from skyreels_jax.pipelines.generate import Contexts, Method
 from skyreels_jax.pipelines.load import find
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 
@@ -44,18 +44,6 @@ PIPELINES = {
     "image": SkyReelsV2DiffusionForcingImageToVideoPipeline,
     "video": SkyReelsV2DiffusionForcingVideoToVideoPipeline,
 }
-
-
-class Scheduler(UniPCMultistepScheduler):
-    """Keeps the sample it starts from.
-
-    The forcing pipelines pass `latents[:, :, idx]`, a view, and write the result into it. What the
-    scheduler remembers of its first step is then the result of that step, and the second step
-    corrects from there. With a copy the solver is the one that is tested alone.
-    """
-
-    def step(self, model_output, timestep, sample, **options):
-        return super().step(model_output, timestep, sample.clone(), **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +91,7 @@ def ours(source):
     model = TextToVideo(modules["transformer"], modules["text_encoder"])
     graphdef, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
-    contexts = encode_texts(graphdef, params, source.tokenizer, [PROMPT, NEGATIVE])
+    contexts = Contexts(graphdef, params, source.tokenizer, [PROMPT, NEGATIVE])
     return Partial(Method(graphdef, "__call__"), params), contexts
 
 

@@ -122,7 +122,7 @@ def test_the_image_reaches_the_film_in_both_ways(monkeypatch, model):
 
 def test_the_condition_is_the_encoded_image_and_its_mask(model):
     pixels = picture(32, 48)
-    vae = (model._vae_graphdef, model._vae_params)
+    vae = model._vae
     latents = first_frame_latents(vae, pixels, 9, temporal=4)
     video = np.zeros((1, 9, 32, 48, 3), np.float32)
     video[0, 0] = pixels / np.float32(255) * 2 - 1

@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.pipelines.story import Story, make_story
+from skyreels_jax.pipelines.story import Story, read_segments
+from skyreels_jax.pipelines.story import make_story as make
+
+
+def make_story(prompts, **options) -> Story:
+    return make(read_segments(prompts), **options)
 
 
 def test_one_prompt_holds_for_ever():
@@ -61,9 +66,10 @@ def test_weights_sum_to_one_and_neighbours_mix(lengths, share, second):
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
-        ([], {}, "needs a prompt"),
-        (["a", 3], {}, "got 'a'"),
-        ([(0, " ")], {}, r"\(second, prompt\) pairs"),
+        ([], {}, "missing or empty"),
+        (["a", 3], {}, "pairs, got 3"),
+        (["a", (3, "b")], {}, "give all prompts with the seconds"),
+        ([(0, " ")], {}, "missing or empty"),
         ([(1, "a")], {}, "starts at 1 s; legal: 0"),
         ([(0, "a"), (0, "b")], {}, "starts at 0 s after one at 0 s"),
         (["a", "b"], {"seconds": None}, "2 prompts cannot share a film without end"),

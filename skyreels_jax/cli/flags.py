@@ -1,0 +1,98 @@
+"""Flags that several commands share: options of a request, under the official names."""
+
+import argparse
+import pathlib
+from typing import Any
+
+# Flags that are options of `VideoModel.generate`, under the same names.
+SAMPLING = (
+    *("negative_prompt", "num_frames", "inference_steps", "guidance_scale", "shift", "fps"),
+    *("seed", "dtype"),
+)
+GIVEN = ("image", "end_image", "video_path")
+WINDOWS = (
+    *("base_num_frames", "overlap_history", "addnoise_condition", "ar_step"),
+    *("causal_block_size", "carry"),
+)
+
+
+def add_given(group: Any) -> None:
+    """Adds the flags of `GIVEN`: what films start from and lead to."""
+    group.add_argument(
+        "--image",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="what a film starts from (image-to-video and diffusion-forcing models); an upright "
+        "one makes an upright film",
+    )
+    group.add_argument(
+        "--end_image",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="what it leads to (diffusion-forcing models)",
+    )
+    group.add_argument(
+        "--video_path",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="what it shows first and continues (diffusion-forcing models); --num_frames counts "
+        "the last --overlap_history frames of it",
+    )
+
+
+def add_sampling(group: Any) -> None:
+    """Adds --model_id, --resolution and the flags of `SAMPLING`."""
+    group.add_argument(
+        "--model_id",
+        metavar="MODEL",
+        help='"tiny" (default, shipped), a diffusers, official or checkpoint folder, or a hub id',
+    )
+    group.add_argument("--negative_prompt", metavar="TEXT", help="what to keep away from")
+    group.add_argument("--resolution", metavar="SIZE", help="540P, 720P or HEIGHTxWIDTH")
+    group.add_argument("--num_frames", type=int, metavar="N", help="4k + 1")
+    group.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
+    group.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
+    group.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
+    group.add_argument("--fps", type=float, metavar="X", help="frames per second")
+    group.add_argument("--seed", type=int, metavar="N", help="of the initial noise (default 0)")
+    group.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `WINDOWS`."""
+    group = parser.add_argument_group("windows of long films (diffusion-forcing models)")
+    group.add_argument(
+        "--base_num_frames", type=int, metavar="N", help="frames of a window (97; 121 at 720P)"
+    )
+    group.add_argument(
+        "--overlap_history",
+        type=int,
+        metavar="N",
+        help="frames that a window takes from the one before (17 or 37)",
+    )
+    group.add_argument(
+        "--addnoise_condition",
+        type=float,
+        metavar="X",
+        help="noise on these, of 1000; smooths films (20, at most 50)",
+    )
+    group.add_argument(
+        "--ar_step",
+        type=int,
+        metavar="N",
+        help="steps by which a block of frames follows the one before (0: all at once)",
+    )
+    group.add_argument(
+        "--causal_block_size", type=int, metavar="N", help="latent frames of a block (5)"
+    )
+    group.add_argument(
+        "--carry",
+        metavar="WHAT",
+        help="from window to window: pixels, encoded again (official), or latents",
+    )
+
+
+def given_options(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the values of the flags among `names` that were given."""
+    values = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,104 @@
+"""A film while it is being made: an iterator of frames that can stop and go on at any window."""
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines.generate import decode_chunk
+from skyreels_jax.pipelines.recipe import Recipe
+from skyreels_jax.pipelines.state import FilmState
+from skyreels_jax.pipelines.story import Story
+from skyreels_jax.pipelines.stream import Carried, Films
+
+Frames = UInt8[np.ndarray, "F H W 3"]
+
+
+class FilmStream(Iterator[Frames]):
+    """Yields the frames of one film, uint8 [F, H, W, 3], a window at a time.
+
+    Before the first window come the frames of the video that the film continues, if it does.
+    `frames` counts those that were yielded, `seconds` says how long they last.
+    """
+
+    def __init__(
+        self,
+        films: Films,
+        *,
+        story: Story,
+        recipe: Recipe,
+        carried: Carried,
+        before: Iterable[Frames] = (),
+        frames: int = 0,
+    ):
+        self.frames = frames
+        self.story, self.plan = story, films.request.film
+        self.fps = films.request.fps
+        self._films, self._recipe = films, recipe
+        self._carried: Carried | None = None  # not while the video is shown
+        self._chunks = self._make(carried, before)
+
+    def __next__(self) -> Frames:
+        chunk = next(self._chunks)
+        self.frames += len(chunk)
+        return chunk
+
+    @property
+    def seconds(self) -> float:
+        """How long the frames last that were yielded."""
+        return self.frames / self.fps
+
+    @property
+    def num_frames(self) -> int | None:
+        """How many frames there will be, those of the video included; None: no end."""
+        new = self.plan.new_frames
+        return None if new is None else new + (self.plan.video_frames or 0)
+
+    @property
+    def state(self) -> FilmState | None:
+        """What the film goes on from after the chunk yielded last; None before any window."""
+        carried = self._carried
+        if carried is None:
+            return None
+        leaves = jax.tree.leaves(carried.caches)
+        suffix = self._films.suffix
+        return FilmState(
+            recipe=self._recipe,
+            story=self.story,
+            film=self.plan,
+            index=carried.index,
+            frames=self.frames,
+            prefix=None if carried.prefix is None else np.array(carried.prefix),
+            suffix=None if suffix is None else np.array(suffix),
+            # Copies: the next window destroys what is on the device.
+            cache=tuple(np.array(leaf) for leaf in leaves),
+        )
+
+    def _make(self, carried: Carried, before: Iterable[Frames]) -> Iterator[Frames]:
+        yield from before
+        for _, (frames,), after in self._films.windows(carried):
+            self._carried = after
+            yield frames
+
+
+def carried_on(state: FilmState, films: Films) -> Carried:
+    """Returns what the next window of `state` starts from.
+
+    Raises `UserError` for arrays that are not those of `films`.
+    """
+    film, size = films.request.film, films.size
+    frame = jax.ShapeDtypeStruct((1, 1, *size), np.float32)
+    caches = ()
+    if films.request.carry == "latents":
+        decode = functools.partial(decode_chunk, films.vae[0])
+        caches = (jax.eval_shape(decode, films.vae[1], frame, None)[2],)
+    leaves, structure = jax.tree.flatten(caches)
+    suffix = (1, 1, *size) if film.end_image else None
+    wanted = [(1, film.overlap, *size), suffix, *(leaf.shape for leaf in leaves)]
+    found = [None if a is None else a.shape for a in (state.prefix, state.suffix, *state.cache)]
+    if found != wanted:
+        raise UserError(f"the state is damaged: it holds arrays {found}, this film needs {wanted}")
+    return Carried(state.index, state.prefix, jax.tree.unflatten(structure, state.cache))

@@ -1,0 +1,102 @@
+"""The state of a film between windows: one file, from which the film goes on as if never stopped.
+
+A safetensors file: the arrays that the next window starts from, and json in its header. With
+`carry="pixels"` these are the latents of `overlap_history` frames, a few megabytes at most; with
+`carry="latents"` the decoder's cache as well, which is as large as the decoder's activations of
+some frames: megabytes for the miniature, gigabytes for the released VAE at 540P.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines.files import replacing
+from skyreels_jax.pipelines.lengths import FilmPlan
+from skyreels_jax.pipelines.recipe import Recipe
+from skyreels_jax.pipelines.story import Story
+
+FORMAT, KEY = 1, "skyreels_jax.film"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FilmState:
+    """What a film goes on from.
+
+    recipe: how it is made, the prompt apart; story: its prompts; film: its windows.
+    index: of the next window. frames: how many are shown, those of a video it continues included.
+    prefix: latents that the window starts from. suffix: those behind the last one. cache: of the
+    decoder, leaf by leaf.
+    """
+
+    recipe: Recipe
+    story: Story
+    film: FilmPlan
+    index: int
+    frames: int
+    prefix: np.ndarray | None = None
+    suffix: np.ndarray | None = None
+    cache: tuple[np.ndarray, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether no window is left."""
+        return self.film.count is not None and self.index >= self.film.count
+
+    def save(self, path: str | os.PathLike) -> pathlib.Path:
+        """Writes the state to `path`, whole or not at all; returns the path."""
+        path = pathlib.Path(path)
+        said = {"format": FORMAT, **{name: to_dict(getattr(self, name)) for name in SAID}}
+        arrays = {name: getattr(self, name) for name in ("prefix", "suffix")}
+        arrays |= {f"cache/{number:04d}": leaf for number, leaf in enumerate(self.cache)}
+        arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if a is not None}
+        text = json.dumps(said, ensure_ascii=False)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(save(arrays, metadata={KEY: text}))
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+
+SAID = ("recipe", "story", "film", "index", "frames")  # in the header
+
+
+def read_state(path: str | os.PathLike) -> FilmState:
+    """Returns the state at `path`; `UserError` if there is none, or it is damaged."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"cannot read the state {str(path)!r}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = json.loads((file.metadata() or {})[KEY])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError):
+        raise UserError(
+            f"{str(path)!r} is not the state of a film; give the file that `stream` leaves"
+        ) from None
+    return _from_said(str(path), said, arrays)
+
+
+def _from_said(name: str, said: dict[str, Any], arrays: dict[str, np.ndarray]) -> FilmState:
+    if said.get("format") != FORMAT:
+        raise UserError(f"{name!r} has format {said.get('format')}; this version reads {FORMAT}")
+    try:
+        return FilmState(
+            recipe=from_dict(Recipe, said["recipe"]),
+            story=from_dict(Story, said["story"]),
+            film=from_dict(FilmPlan, said["film"]),
+            index=int(said["index"]),
+            frames=int(said["frames"]),
+            prefix=arrays.get("prefix"),
+            suffix=arrays.get("suffix"),
+            cache=tuple(arrays[key] for key in sorted(arrays) if key.startswith("cache/")),
+        )
+    except (KeyError, TypeError, ValueError) as error:  # UserError is a ValueError
+        raise UserError(f"{name!r} is a damaged state ({error})") from None

@@ -1,0 +1,186 @@
+"""Films of any length: window after window, each from the end of the one before.
+
+What is carried over is `Carried`. Either the last frames are decoded and encoded again (the
+official way, right for models trained on whole clips alone: the first latent frame of a window then
+stands for one frame, as in every clip), or their latents are kept, with the cache of the causal
+decoder, so that the film is one long clip (right for models also trained on windows from the middle
+of longer clips). Either way a window costs the same time and memory wherever it is in the film.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from skyreels_jax.core.rng import stream
+from skyreels_jax.core.types import Latents, Params
+from skyreels_jax.diffusion.grids import TimeGrid
+from skyreels_jax.diffusion.plan import Plan, time_grid
+from skyreels_jax.diffusion.sample import place
+from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines.image_to_video import compiled_encode
+from skyreels_jax.pipelines.lengths import Window
+from skyreels_jax.pipelines.validate import Request
+
+Model = tuple[Any, Params]  # graphdef and parameters
+Condition = Mapping[str, Array]
+Frames = UInt8[np.ndarray, "F H W 3"]
+
+
+class Carried(NamedTuple):
+    """What films take from one window to the next, which is number `index`.
+
+    prefix: the latents it starts from [B, P, h, w, C]; None: from noise alone.
+    caches: of the decoder, one for each film, where latents are carried.
+    """
+
+    index: int = 0
+    prefix: Float[Array | np.ndarray, "B P h w C"] | None = None
+    caches: tuple[Any, ...] = ()
+
+    def repeated(self, count: int) -> "Carried":
+        """Returns this for `count` films that start alike."""
+        if self.prefix is None:
+            return self
+        return self._replace(prefix=np.repeat(self.prefix, count, axis=0))
+
+
+Made = tuple[Window, list[Frames], Carried]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Films:
+    """Films side by side, one for each of `seeds`, as `request` wants them.
+
+    size: height, width and channels of the latents.
+    conditions: window -> what the model is told, and what it is steered away from.
+    shown: how many of the films are decoded; the rest repeat the last one to fill a batch.
+    suffix: latents to lead to behind the last window [1, 1, h, w, C].
+    noise: of the whole film, instead of that of the seeds [B, T, h, w, C].
+    """
+
+    model: Model
+    vae: Model
+    request: Request
+    seeds: tuple[int, ...]
+    size: tuple[int, int, int]
+    conditions: Callable[[Window], tuple[Condition, Condition]]
+    shown: int
+    suffix: Float[Array | np.ndarray, "1 S h w C"] | None = None
+    noise: Float[np.ndarray, "B T h w C"] | None = None
+    progress: Callable[[int], Any] | None = None
+
+    def windows(self, carried: Carried) -> Iterator[Made]:
+        """Yields each window from `carried.index` on, the frames it adds to each film, and what is
+        carried on; the decoder's caches there are gone when the next window is asked for."""
+        for window in self.request.film.windows(carried.index):
+            latents = np.asarray(self._latents(window, carried))
+            latents = latents[:, : latents.shape[1] - window.plan.suffix]
+            frames, carried = self._show(latents, window, carried)
+            yield window, frames, carried
+
+    def _latents(self, window: Window, carried: Carried) -> Latents:
+        noise = self._noise(window)
+        suffix = self.suffix if window.plan.suffix else None
+        cond, null_cond = self.conditions(window)
+        return parts.denoise(
+            *self.model,
+            place(noise, prefix=carried.prefix, suffix=suffix),
+            cond,
+            null_cond,
+            self.request,
+            grid=window_grid(window.plan),
+            keys=jnp.stack([stream(seed, "window", window.index) for seed in self.seeds]),
+            progress=self.progress,
+        )
+
+    def _noise(self, window: Window) -> Latents:
+        frames = window.plan.latent_frames
+        if self.noise is not None:
+            own = self.noise[:, window.start : window.start + frames]
+            return jnp.asarray(np.pad(own, [(0, 0), (0, window.plan.suffix), *[(0, 0)] * 3]))
+        return parts.initial_noise(self.seeds, (frames, *self.size), window=window.index)
+
+    def _show(self, latents: np.ndarray, window: Window, carried: Carried) -> tuple:
+        """Returns the frames that `window` adds, and what the next one starts from."""
+        film, keeps = self.request.film, self.request.carry == "latents"
+        again = 0 if window.last or keeps else film.overlap
+        frames, tails, caches = [], [], []
+        for row in range(self.shown):
+            cache = carried.caches[row] if carried.caches else None
+            new, tail, cache = decode_window(
+                self.vae, latents[row : row + 1], skip=window.shown, again=again, cache=cache
+            )
+            frames.append(new)
+            tails.append(tail)
+            caches.append(cache)
+        if window.last:
+            return frames, Carried(window.index + 1)
+        if keeps:
+            prefix = latents[:, latents.shape[1] - film.overlap :]
+            return frames, Carried(window.index + 1, prefix, tuple(caches))
+        history, temporal = film.overlap_history, film.temporal
+        rows = [encode_video(self.vae, t[:, -history:], temporal=temporal) for t in tails]
+        rows += rows[-1:] * (len(self.seeds) - self.shown)
+        return frames, Carried(window.index + 1, np.concatenate(rows))
+
+
+def window_grid(plan: Plan) -> TimeGrid:
+    """Returns the rows of `plan`; one column where all frames move together."""
+    grid = time_grid(plan)
+    columns = (grid.timestep, grid.sigma, grid.sigma_next, grid.update)
+    if grid.noised is not None or any((column != column[:, :1]).any() for column in columns):
+        return grid
+    return grid._replace(
+        **{
+            name: getattr(grid, name)[:, :1]
+            for name in ("timestep", "sigma", "sigma_next", "update")
+        }
+    )
+
+
+def decode_window(
+    vae: Model,
+    latents: Float[np.ndarray, "1 T h w C"],
+    *,
+    skip: int = 0,
+    again: int = 0,
+    cache: Any = None,
+) -> tuple[Frames, Float[np.ndarray, "1 G H W 3"] | None, Any]:
+    """Returns the frames of `latents` but for the first `skip` of these, those of the last `again`
+    as numbers in [-1, 1] (None: no such), and the cache of the decoder.
+
+    cache: of the film so far, to which the first `skip` latents belong; None: a clip starts with
+    them. One latent frame at a time is decoded: two compiled programs, the first frame's and all
+    others', serve films of any length.
+    """
+    chunks, kept = [], collections.deque(maxlen=again)
+    for index in range(0 if cache is None else skip, latents.shape[1]):
+        pixels, video, cache = parts.compiled_decode(*vae, latents[:, index : index + 1], cache)
+        if index >= skip:
+            chunks.append(np.asarray(pixels)[0])
+        kept.append(video)
+    tail = np.concatenate([np.asarray(video) for video in kept], axis=1) if again else None
+    return np.concatenate(chunks), tail, cache
+
+
+def encode_video(
+    vae: Model, video: Float[np.ndarray, "1 F H W 3"], *, temporal: int
+) -> Float[np.ndarray, "1 T h w C"]:
+    """Returns the normalised latents of 1 + temporal k frames in [-1, 1], chunk by chunk."""
+    chunk, cache = compiled_encode(*vae, video[:, :1], None)
+    rows = [np.asarray(chunk)]
+    for start in range(1, video.shape[1], temporal):
+        chunk, cache = compiled_encode(*vae, video[:, start : start + temporal], cache)
+        rows.append(np.asarray(chunk))
+    return np.concatenate(rows, axis=1)
+
+
+def encode_frames(vae: Model, frames: Frames, *, temporal: int) -> Float[np.ndarray, "1 T h w C"]:
+    """Returns the latents of frames from outside, a clip of their own."""
+    unit = frames.astype(np.float32) / np.float32(255.0)
+    return encode_video(vae, (np.float32(2.0) * unit - np.float32(1.0))[None], temporal=temporal)
