@@ -10,9 +10,26 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def encoded_once(monkeypatch):
+    """Encodes the same frames once: x264 rarely makes another stream of them (docs/log.md)."""
+    from skyreels_jax.pipelines import fragments
+
+    encoded, known = fragments.encoded, {}
+
+    def once(frames, fps):
+        key = (frames.shape, frames.tobytes(), fps)
+        if key not in known:
+            known[key] = encoded(frames, fps)
+        return known[key]
+
+    monkeypatch.setattr(fragments, "encoded", once)

@@ -7,7 +7,7 @@ from typing import Any
 # Flags that are options of `VideoModel.generate`, under the same names.
 SAMPLING = (
     *("negative_prompt", "num_frames", "inference_steps", "guidance_scale", "shift", "fps"),
-    *("seed", "dtype"),
+    *("seed", "dtype", "lora", "teacache", "teacache_thresh", "use_ret_steps", "force_teacache"),
 )
 GIVEN = ("image", "end_image", "video_path")
 WINDOWS = (
@@ -56,6 +56,28 @@ def add_sampling(group: Any) -> None:
     group.add_argument("--fps", type=float, metavar="X", help="frames per second")
     group.add_argument("--seed", type=int, metavar="N", help="of the initial noise (default 0)")
     group.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
+    group.add_argument(
+        "--lora",
+        action="append",
+        metavar="PATH[:SCALE]",
+        help="an adapter and how strongly it acts (default 1); give it again for several",
+    )
+    onoff = argparse.BooleanOptionalAction
+    group.add_argument("--teacache", action=onoff, help="skip the blocks where time changes little")
+    group.add_argument(
+        "--teacache_thresh",
+        type=float,
+        metavar="X",
+        help="more: faster and worse (usual: 0.1 to 0.3)",
+    )
+    group.add_argument(
+        "--use_ret_steps", action=onoff, help="always run five steps, then judge by modulation"
+    )
+    group.add_argument(
+        "--force_teacache",
+        action=onoff,
+        help="for diffusion forcing too, where --teacache is refused",
+    )
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:

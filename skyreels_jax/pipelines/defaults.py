@@ -16,6 +16,10 @@ class Defaults:
     """Options of `VideoModel.generate`; the values here are the official ones at 540P.
 
     batch_size: how many films are denoised side by side.
+    teacache: whether steps reuse the residual of the blocks; teacache_thresh: how much the time
+    embedding may change before they run again (0.2: in 11 of the 25 steps of "tiny");
+    use_ret_steps: judge by the blocks' modulation, after five steps that always run;
+    force_teacache: for diffusion forcing too, where it is refused.
     base_num_frames: of a window of a long film; None: num_frames.
     overlap_history: how many frames a window takes from the one before (the official code has no
     default and recommends 17 or 37).
@@ -33,6 +37,10 @@ class Defaults:
     shift: float = 8.0
     negative_prompt: str = WAN_NEGATIVE_PROMPT
     batch_size: int = 1
+    teacache: bool = False
+    teacache_thresh: float = 0.2
+    use_ret_steps: bool = False
+    force_teacache: bool = False
     base_num_frames: int | None = None
     overlap_history: int = 17
     addnoise_condition: float = 0.0

@@ -18,6 +18,7 @@ from skyreels_jax.diffusion.guidance import conditional, guided
 from skyreels_jax.diffusion.sample import sample_steps
 from skyreels_jax.diffusion.solvers import UniPC
 from skyreels_jax.models.umt5.text import tokenize
+from skyreels_jax.pipelines.teacache import Embed
 from skyreels_jax.pipelines.validate import Request
 
 MAX_TOKENS = 512
@@ -115,12 +116,20 @@ def denoise(
         velocity = guided(model, cond, null_cond, request.guidance_scale)
     else:
         velocity = conditional(model, cond)
-    latents = noise
-    for latents in sample_steps(velocity, noise, grid, UniPC(), keys=keys):
+    latents, memory = noise, None
+    if request.step_cache is not None:
+        embed, fps = step_cache_embedding(graphdef, params), cond.get("fps")
+        velocity, memory = request.step_cache.wrap(velocity, grid, embed, noise, fps=fps)
+    for latents in sample_steps(velocity, noise, grid, UniPC(), keys=keys, memory=memory):
         if progress is not None:
             jax.block_until_ready(latents)
             progress(1)
     return latents
+
+
+def step_cache_embedding(graphdef: Any, params: Params) -> Embed:
+    """Returns what a step cache judges by: the embeddings of times and frame rates."""
+    return functools.partial(compiled_call, Method(graphdef, "embed_time"), params)
 
 
 def decode_chunk(

@@ -3,7 +3,7 @@
 import importlib.resources
 import pathlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skyreels_jax.core.errors import UserError
 
@@ -17,15 +17,17 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SMALL_FILES = ["*.json", "*/tokenizer*", "*.model", "google/*"]
 
 
-def load(model_id: str, *, dtype: str | None = None) -> "VideoModel":
+def load(model_id: str, *, dtype: str | None = None, lora: Any = ()) -> "VideoModel":
     """Returns the model, ready to generate.
 
     model_id: "tiny", a folder (diffusers, official SkyReels-V2, or of a training run here), or the
     id of a repository on the Hugging Face hub.
     dtype: of transformer and text encoder; by default float32 on CPU and bfloat16 elsewhere.
+    lora: adapters, one or several, of all films that do not name others: "PATH", "PATH:SCALE" or
+    (path, scale), of files in diffusers, peft, official or musubi-tuner naming.
     Raises `UserError` if there is no such model, or its files are damaged or of another model.
     """
-    return find(model_id).load(dtype=dtype)
+    return find(model_id).load(dtype=dtype, lora=lora)
 
 
 def find(model_id: str) -> "ModelSource":

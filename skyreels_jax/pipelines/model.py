@@ -21,6 +21,7 @@ from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.film_stream import FilmStream, carried_on
 from skyreels_jax.pipelines.image_to_video import image_conditions
 from skyreels_jax.pipelines.lengths import Window
+from skyreels_jax.pipelines.lora import Adapted, Lora
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.state import FilmState, read_state
 from skyreels_jax.pipelines.story import Story
@@ -43,6 +44,7 @@ class VideoModel:
     dtype: of text encoder and transformer; the VAE is float32, as in the official pipeline.
     model, vae, image_encoder: (graphdef, params) of `TextToVideo`, of the VAE, and of the CLIP
     encoder of an image-to-video model.
+    lora: the adapters of films that do not name others.
     """
 
     def __init__(
@@ -53,10 +55,13 @@ class VideoModel:
         model: tuple[Any, Params],
         vae: tuple[Any, Params],
         image_encoder: tuple[Any, Params] | None = None,
+        lora: tuple[Lora, ...] = (),
     ):
         self.source = source
         self.dtype = dtype
-        self._graphdef, self._params = model
+        self.lora = lora
+        self._graphdef = model[0]
+        self._adapted = Adapted(model[1], lambda: source.transformer_names)
         self._vae = vae
         self._image_encoder = image_encoder
 
@@ -75,6 +80,11 @@ class VideoModel:
         seed: int | Sequence[int] = 0,
         dtype: str | None = None,
         batch_size: int | None = None,
+        teacache: bool | None = None,
+        teacache_thresh: Number | None = None,
+        use_ret_steps: bool | None = None,
+        force_teacache: bool | None = None,
+        lora: Any = None,
         image: Any = None,
         end_image: Any = None,
         video_path: Any = None,
@@ -87,6 +97,9 @@ class VideoModel:
         seed: one for all films, or one each. A film depends on its own prompt and seed only: it is
         the same (to rounding) in a batch and alone.
         dtype: "float32" or "bfloat16".  batch_size: films denoised side by side.
+        teacache, teacache_thresh, use_ret_steps, force_teacache: the step cache (see `Defaults`).
+        lora: adapters, one or several: "PATH", "PATH:SCALE" or (path, scale); None: those that the
+        model was loaded with, (): none. They are merged into the weights while films ask for them.
         image: what the films start from, for image-to-video models, which need one, and for
         diffusion-forcing models: a file, a Pillow image or an array uint8 [H, W, 3]. It is cut to
         the aspect of the film; an upright one swaps the sides of a film that is not upright.
@@ -113,6 +126,11 @@ class VideoModel:
             seed=seed,
             dtype=self.dtype if dtype is None else dtype,
             batch_size=batch_size,
+            teacache=teacache,
+            teacache_thresh=teacache_thresh,
+            use_ret_steps=use_ret_steps,
+            force_teacache=force_teacache,
+            lora=self.lora if lora is None else lora,
             image=image,
             end_image=end_image,
             video_path=video_path,
@@ -143,6 +161,8 @@ class VideoModel:
         Only for diffusion-forcing models. Raises `UserError` before any work.
         """
         options["dtype"] = options.get("dtype") or self.dtype
+        if options.get("lora") is None:
+            options["lora"] = self.lora
         request, story = stream_request(
             self.source,
             prompts,
@@ -209,7 +229,7 @@ class VideoModel:
         )
         if latents is not None:
             latents = check_latents(latents, (count, *shape))
-        params = self._params_in(request.dtype)
+        params = self._params_in(request)
         prompts = [clean_prompt(text) for text in request.prompts]
         negative = clean_prompt(request.negative_prompt)
         texts = [*prompts, negative]
@@ -250,7 +270,7 @@ class VideoModel:
         progress: Callable[[int], Any] | None,
     ) -> Films:
         """Returns what makes the windows of a story."""
-        params, negative = self._params_in(request.dtype), clean_prompt(request.negative_prompt)
+        params, negative = self._params_in(request), clean_prompt(request.negative_prompt)
         texts = [*map(clean_prompt, story.prompts), negative]
         contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
 
@@ -302,11 +322,12 @@ class VideoModel:
             size = (request.height, request.width)
             yield from request.video.chunks(request.film.base_num_frames, *size)
 
-    def _params_in(self, dtype: str) -> Params:
-        """Returns the parameters in `dtype`; a cast for one request is not kept."""
-        if dtype == self.dtype:
-            return self._params
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), self._params)
+    def _params_in(self, request: Request) -> Params:
+        """Returns the parameters with the adapters of `request`; a cast for it is not kept."""
+        params = self._adapted(request.lora)
+        if request.dtype == self.dtype:
+            return params
+        return jax.tree.map(lambda leaf: leaf.astype(request.dtype), params)
 
     def _image_conditions(self, request: Request) -> dict[str, Array]:
         """Returns the image as the model reads it, one row for all films; {} without one."""
@@ -367,6 +388,8 @@ class VideoModel:
             shift=request.shift,
             fps=request.fps,
             dtype=request.dtype,
+            lora=request.lora,
+            **_step_cache_said(request),
             latents=given,
             image=None if request.image is None else request.image.path,
             image_sha256=None if request.image is None else request.image.sha256,
@@ -375,6 +398,19 @@ class VideoModel:
             jax=jax.__version__,
             device=jax.devices()[0].device_kind,
         )
+
+
+def _step_cache_said(request: Request) -> dict[str, Any]:
+    """Returns what a recipe says of the step cache, nothing where there is none."""
+    cache = request.step_cache
+    if cache is None:
+        return {}
+    return {
+        "teacache": True,
+        "teacache_thresh": cache.threshold,
+        "use_ret_steps": cache.use_ret_steps,
+        "force_teacache": cache.force,
+    }
 
 
 def _batches(count: int, size: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ import pathlib
 
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines.lora import Lora
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,8 @@ class Recipe:
     that it leads to and the video that it continues.  num_frames: None for a film without end; the
     rest of its windows: None for models that make films in one go.  The last three fields say where
     it was made.
+    lora: the adapters merged into the weights, which their own fingerprints name.  teacache_thresh
+    and what follows: of the step cache, where there was one.
     """
 
     model_id: str
@@ -33,6 +36,11 @@ class Recipe:
     shift: float
     fps: float
     dtype: str
+    lora: tuple[Lora, ...] = ()
+    teacache: bool = False
+    teacache_thresh: float | None = None
+    use_ret_steps: bool | None = None
+    force_teacache: bool | None = None
     latents: str | None = None
     image: str | None = None
     image_sha256: str | None = None

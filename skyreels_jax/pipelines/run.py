@@ -12,7 +12,8 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.pipelines.defaults import toy_defaults
-from skyreels_jax.pipelines.source import ModelSource, Modules, weights_state
+from skyreels_jax.pipelines.fingerprint import weights_state
+from skyreels_jax.pipelines.source import ModelSource, Modules
 
 TRAINED = ("transformer", "text_encoder")
 FORCING = "diffusion_forcing"  # the name of the objective

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,17 +16,19 @@ from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models import layout
 from skyreels_jax.models.clip.preprocess import CLIPImageConfig
+from skyreels_jax.models.dit.teacache import teacache_coefficients
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import validate
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.pipelines.defaults import Defaults, read_defaults
+from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.generate import MAX_TOKENS
+from skyreels_jax.pipelines.lora import Lora, Names, check_lora, transformer_names
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.model import VideoModel
 
-SAMPLE_BYTES = 1 << 16
 FLOAT32 = ("vae", "image_encoder")  # whatever the dtype of the rest, as in the official pipelines
 # What only models that were trained by diffusion forcing can be asked for.
 WINDOW_OPTIONS = (
@@ -123,6 +125,15 @@ class ModelSource:
         return self.configs["transformer"].inject_sample_info
 
     @functools.cached_property
+    def transformer_names(self) -> Names:
+        """What an adapter may name."""
+        return transformer_names(self.configs["transformer"])
+
+    def loras(self, values: Any) -> tuple[Lora, ...]:
+        """Returns the adapters that `values` names (see `VideoModel.generate`), checked."""
+        return check_lora(values, lambda: self.transformer_names)
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Names these weights: configurations, and sizes and ends of the files, hashed."""
         digest = hashlib.sha256(json.dumps(to_dict(self.configs), sort_keys=True).encode())
@@ -130,7 +141,7 @@ class ModelSource:
         return digest.hexdigest()[:16]
 
     def request(
-        self, *, dtype: str | None = None, image: Any = None, **options: Any
+        self, *, dtype: str | None = None, image: Any = None, lora: Any = (), **options: Any
     ) -> validate.Request:
         """Returns the checked request; see `VideoModel.generate` for the options.
 
@@ -148,7 +159,15 @@ class ModelSource:
             )
         self._refuse_windows(options)
         request = validate.make_request(
-            self.defaults, self.geometry, dtype=dtype or default_dtype(), image=image, **options
+            self.defaults,
+            self.geometry,
+            dtype=dtype or default_dtype(),
+            image=image,
+            lora=self.loras(lora),
+            coefficients=functools.partial(
+                teacache_coefficients, self.configs["transformer"], name=self.model_id
+            ),
+            **options,
         )
         self.check_texts((*request.prompts, request.negative_prompt))
         return request
@@ -168,11 +187,15 @@ class ModelSource:
                 "ones"
             )
 
-    def load(self, *, dtype: str | None = None) -> "VideoModel":
-        """Returns the model with its weights; transformer and text encoder are `dtype`."""
+    def load(self, *, dtype: str | None = None, lora: Any = ()) -> "VideoModel":
+        """Returns the model with its weights; transformer and text encoder are `dtype`.
+
+        lora: adapters of all its films that do not say otherwise.
+        """
         from skyreels_jax.pipelines.model import VideoModel
 
         dtype = validate.check_dtype(dtype or default_dtype())
+        adapters = self.loras(lora)
         enable_compilation_cache()
         modules = self.read(dtype)
         model = TextToVideo(modules["transformer"], modules["text_encoder"], max_length=MAX_TOKENS)
@@ -183,6 +206,7 @@ class ModelSource:
             model=_split(model),
             vae=_split(modules["vae"]),
             image_encoder=None if encoder is None else _split(encoder),
+            lora=adapters,
         )
 
 
@@ -235,19 +259,6 @@ def load_tokenizer(path: pathlib.Path) -> Any:
 def default_dtype() -> str:
     """Returns the type that this machine computes fastest in."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-
-
-def weights_state(weights: Iterable[pathlib.Path]) -> bytes:
-    """Returns a hash over name, size and both ends of every weight file."""
-    digest = hashlib.sha256()
-    for place in weights:
-        for file in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(SAMPLE_BYTES))
-                stream.seek(max(0, file.stat().st_size - SAMPLE_BYTES))
-                digest.update(stream.read())
-    return digest.digest()
 
 
 def _split(model: nnx.Module) -> tuple[Any, Any]:

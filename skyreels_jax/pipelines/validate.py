@@ -1,6 +1,7 @@
 """What may be asked of a model: the checks that need no weights; messages say what is legal."""
 
 import dataclasses
+import itertools
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,13 @@ import numpy as np
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.diffusion.plan import time_grid
+from skyreels_jax.diffusion.step_cache import check_times
 from skyreels_jax.pipelines.defaults import Defaults
 from skyreels_jax.pipelines.image import Still, oriented, read_still
 from skyreels_jax.pipelines.lengths import FilmPlan
+from skyreels_jax.pipelines.lora import Lora
+from skyreels_jax.pipelines.teacache import Coefficients, TeaCache, unfitted
 from skyreels_jax.pipelines.video import Video, read_video
 
 RESOLUTIONS = {"540P": (544, 960), "720P": (720, 1280)}  # the official names: height, width
@@ -51,6 +56,8 @@ class Request:
     film: their windows, and the steps in each.
     image: what all of them start from; end_image: what they lead to; video: what they continue.
     carry: what goes from window to window.
+    lora: the adapters that the model has in all of them.
+    step_cache: what lets steps skip the blocks; None: every step runs them.
     """
 
     prompts: tuple[str, ...]
@@ -67,6 +74,8 @@ class Request:
     end_image: Still | None = None
     video: Video | None = None
     carry: str = "pixels"
+    lora: tuple[Lora, ...] = ()
+    step_cache: TeaCache | None = None
 
     @property
     def num_frames(self) -> int | None:
@@ -96,12 +105,15 @@ def make_request(
     video_path: Any = None,
     seconds: Any = None,
     endless: bool = False,
+    lora: tuple[Lora, ...] = (),
+    coefficients: Coefficients = unfitted,
     **options: Any,
 ) -> Request:
     """Returns the checked request; options that are absent or None take the model's defaults.
 
     An upright image or video swaps the sides of a film that is not upright.
     seconds: the least to make, in place of num_frames. endless: without either there is no end.
+    coefficients: of the polynomial of a step cache.
 
     Raises:
       UserError: something cannot be made; the message names the nearest legal values.
@@ -144,6 +156,28 @@ def make_request(
         end_image=end,
         video=video,
         carry=_one_of("carry", chosen["carry"], CARRIES),
+        lora=lora,
+        step_cache=_step_cache(chosen, coefficients, film),
+    )
+
+
+def _step_cache(
+    chosen: dict[str, Any], coefficients: Coefficients, film: FilmPlan
+) -> TeaCache | None:
+    for name in ("teacache", "use_ret_steps", "force_teacache"):
+        if not isinstance(chosen[name], bool):
+            raise UserError(f"{name} must be true or false, got {chosen[name]!r}")
+    threshold = _real("teacache_thresh", chosen["teacache_thresh"], 100.0, zero=True)
+    if not chosen["teacache"]:
+        return None
+    if not chosen["force_teacache"]:
+        for window in itertools.islice(film.windows(), 2):  # the others are like the second
+            check_times(time_grid(window.plan))
+    return TeaCache(
+        coefficients=coefficients(use_ret_steps=chosen["use_ret_steps"]),
+        threshold=threshold,
+        use_ret_steps=chosen["use_ret_steps"],
+        force=chosen["force_teacache"],
     )
 
 

@@ -1,8 +1,12 @@
 """`skyreels-jax stream`: films that grow, stop and go on; bad input leaves nothing behind."""
 
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -12,6 +16,8 @@ from skyreels_jax.cli.main import main
 from skyreels_jax.pipelines import fragments
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.source import ModelSource
+
+pytestmark = pytest.mark.usefixtures("encoded_once")
 
 PROMPT, OTHER = "A large red circle moves left.", "A small blue square jumps."
 SMALL = ("--resolution", "16x32", "--inference_steps", "1")
@@ -277,3 +283,52 @@ def test_a_text_model_makes_no_long_films(refused, micro_folder):
 def test_an_unwritable_folder(refused, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     assert "cannot write to" in refused(*GOOD[:2], "--out", tmp_path / "locked" / "film.mp4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carry", ["pixels", "latents"])
+def test_a_killed_process_loses_one_window(forcing_folder, tmp_path, carry):
+    """kill -9 in the middle of a window; the film that goes on is the same file."""
+    command = [sys.executable, "-m", "skyreels_jax", "stream"]
+    what = ["--model_id", str(forcing_folder), *SMALL, "--prompt", PROMPT, "--num_frames", "1201"]
+    whole, film, state = (tmp_path / name for name in ("whole.mp4", "film.mp4", "film.state"))
+    killed = subprocess.Popen([*command, *what, "--carry", carry, "--out", str(film)])
+    while not state.exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    killed.kill()
+    assert killed.wait() == -9
+    assert 9 <= len(frames(film)) < 1201
+    subprocess.run([*command, "--resume", str(state)], check=True)
+    subprocess.run([*command, *what, "--carry", carry, "--out", str(whole)], check=True)
+    # Not the bytes: x264 alone rarely gives the same frames another stream (docs/log.md).
+    assert np.abs(frames(film).astype(int) - frames(whole)).max() <= 3
+
+
+def test_generate_makes_long_films_and_makes_them_again(forcing_folder, tmp_path, capsys):
+    end = tmp_path / "end.png"
+    PIL.Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(end)
+    flags = [
+        "--prompt",
+        PROMPT,
+        "--num_frames",
+        "17",
+        "--end_image",
+        str(end),
+        "--carry",
+        "latents",
+    ]
+    out = ["--outdir", str(tmp_path / "out")]
+    assert main(["generate", "--model_id", str(forcing_folder), *SMALL, *flags, *out]) == 0
+    film = next((tmp_path / "out").glob("*.mp4"))
+    recipe = film.with_suffix(".json")
+    assert len(frames(film)) == 17
+    before, made = frames(film), json.loads(recipe.read_text())
+    assert (made["base_num_frames"], made["overlap_history"], made["carry"]) == (9, 5, "latents")
+    assert main(["generate", "--from", str(recipe), *out, "--overwrite"]) == 0
+    assert np.abs(frames(film).astype(int) - before).max() <= 2
+    PIL.Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(end)
+    capsys.readouterr()
+    assert main(["generate", "--from", str(recipe), *out, "--overwrite"]) == 2
+    assert "end.png' is not the end_image that film was made of" in capsys.readouterr().err

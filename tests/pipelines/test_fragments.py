@@ -6,6 +6,8 @@ import pytest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.pipelines import fragments
 
+pytestmark = pytest.mark.usefixtures("encoded_once")
+
 
 def moving_square(frames: int, *, height=32, width=48, start=0) -> np.ndarray:
     film = np.full((frames, height, width, 3), (30, 120, 60), np.uint8)
