@@ -71,7 +71,8 @@ def test_films_with_adapters_and_step_cache_are_made_again(generate, lora):
     assert difference(film, again) < 0.5 < difference(film, plain)
     code, [other], err = generate("--from", note, "--no-teacache", "--lora", str(lora), out="other")
     changed = read(other)
-    off = {"teacache": False, "teacache_thresh": None, "use_ret_steps": None}
+    settings = ("teacache_thresh", "use_ret_steps", "force_teacache")
+    off = {"teacache": False, **dict.fromkeys(settings)}
     assert changed == {**recipe, **off, "lora": recipe["lora"][:1]}
 
 
