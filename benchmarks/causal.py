@@ -17,7 +17,7 @@ import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,14 +25,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 import skyreels_jax
+from skyreels_jax.core.rng import stream
 from skyreels_jax.diffusion.guidance import guided
 from skyreels_jax.diffusion.plan import Plan, time_grid
 from skyreels_jax.diffusion.sample import sample_steps
 from skyreels_jax.diffusion.solvers import UniPC
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit import SkyReelsV2Transformer3D
+from skyreels_jax.models.dit.blocks import KV
 from skyreels_jax.models.dit.kv_cache import cache_window
-from skyreels_jax.pipelines.causal import CausalFilm, CausalSettings
+from skyreels_jax.pipelines.causal import CachedBlocks
+from skyreels_jax.pipelines.generate import Told, initial_noise
+from skyreels_jax.pipelines.lengths import FilmPlan
 
 TINY = pathlib.Path(skyreels_jax.__file__).parent / "assets" / "tiny" / "transformer"
 SHIFT, SCALE, TEXT_TOKENS = 5.0, 4.0, 64
@@ -48,21 +52,17 @@ def sides(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "context": jax.random.normal(jax.random.key(1), (1, TEXT_TOKENS, config.text_dim)),
         "context_weight": jnp.ones((1, TEXT_TOKENS)),
     }
-    film = CausalFilm(
-        model,
-        CausalSettings(
-            window=cache_window(config, rolling=args.window - args.block),
-            inference_steps=args.inference_steps,
-            shift=SHIFT,
-            guidance_scale=SCALE,
-        ),
-        seeds=(0,),
-        size=size,
-        scene=lambda frame: "",
-        encode=lambda scene: (text, text),
+    film = FilmPlan(
+        num_frames=None,
+        base_num_frames=4 * (args.window - 1) + 1,
+        causal_block_size=args.block,
+        carry="cache",
+        inference_steps=args.inference_steps,
+        shift=SHIFT,
     )
+    cached = blocks(model, film, size, (text, text))
     for _ in range(args.window // args.block):
-        next(film)  # until the cache is full
+        next(cached)  # until the cache is full
 
     plan = Plan(
         latent_frames=args.window,
@@ -78,10 +78,21 @@ def sides(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         *_, last = sample_steps(velocity, noise, grid, UniPC())
         return last
 
-    def cached() -> tuple[jax.Array, ...]:
-        return next(film), *film.cache
+    return {"cached": lambda: next(cached), "uncached": uncached}
 
-    return {"cached": cached, "uncached": uncached}
+
+def blocks(
+    model: SkyReelsV2Transformer3D, film: FilmPlan, size: tuple[int, int, int], told: Told
+) -> Iterator[tuple[jax.Array, KV]]:
+    """Yields the latents of block after block and the cache after it, which is then destroyed."""
+    window = cache_window(model.config, rolling=film.rolling)
+    make = CachedBlocks(model, window, guidance_scale=SCALE)
+    cache = make.start(1, size[:2])
+    for block in film.windows():
+        noise = initial_noise((0,), (window.block, *size), window=block.index)
+        keys = jnp.stack([stream(0, "window", block.index)])
+        latents, cache = make(block, noise, told, keys=keys, memory=cache)
+        yield latents, cache
 
 
 def compare(args: argparse.Namespace) -> dict:

@@ -12,7 +12,7 @@ SAMPLING = (
 GIVEN = ("image", "end_image", "video_path")
 WINDOWS = (
     *("base_num_frames", "overlap_history", "addnoise_condition", "ar_step"),
-    *("causal_block_size", "carry"),
+    *("causal_block_size", "carry", "sink_frames"),
 )
 
 
@@ -84,7 +84,10 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `WINDOWS`."""
     group = parser.add_argument_group("windows of long films (diffusion-forcing models)")
     group.add_argument(
-        "--base_num_frames", type=int, metavar="N", help="frames of a window (97; 121 at 720P)"
+        "--base_num_frames",
+        type=int,
+        metavar="N",
+        help="frames of a window (97; 121 at 720P); with --carry cache: those that a block sees",
     )
     group.add_argument(
         "--overlap_history",
@@ -110,7 +113,14 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--carry",
         metavar="WHAT",
-        help="from window to window: pixels, encoded again (official), or latents",
+        help="from window to window: pixels, encoded again (official); latents; or cache, the keys "
+        "and values of finished blocks, for causal models alone and their default",
+    )
+    group.add_argument(
+        "--sink_frames",
+        type=int,
+        metavar="N",
+        help="latent frames at the start of the film that --carry cache never drops (0)",
     )
 
 

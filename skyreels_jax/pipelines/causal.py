@@ -1,18 +1,13 @@
 """Films of a block-causal model, block after block, with finished blocks in a KV cache.
 
-A block is one run of the sampler: same rows, same solver, with a velocity function that reads the
-cache. Memory, cost and programs are the same for every block, however long the film.
-
-What a film needs to go on is `CausalState`: the cache itself and how many frames there are. Keys
-and values of deep layers hang on frames long out of the window, so latents of the window alone
-would rebuild others, and the film would not be the same; the cache makes it exact. It takes
-2 * layers * slots * tokens of a frame * width numbers, twice that under guidance: megabytes for the
-miniature, gigabytes for the released sizes.
+A window is a block: one run of the sampler, same rows, same solver, with a velocity function that
+reads the cache, and one run more that writes it. Memory, cost and programs are the same for every
+block, however long the film.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,60 +16,25 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key
 
-from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Latents, Params, Time
 from skyreels_jax.diffusion.flow import TIMESTEPS
-from skyreels_jax.diffusion.guidance import conditional, guided
-from skyreels_jax.diffusion.plan import Plan, time_grid
-from skyreels_jax.diffusion.sample import condition_noise, place, sample_steps
-from skyreels_jax.diffusion.solvers import UniPC
+from skyreels_jax.diffusion.plan import time_grid
+from skyreels_jax.diffusion.sample import condition_noise
 from skyreels_jax.models.dit.blocks import KV
 from skyreels_jax.models.dit.kv_cache import (
     CacheWindow,
     TextKV,
     block_velocity,
+    cache_window,
     empty_cache,
     place_block,
     text_kv,
     write,
 )
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
-
-Condition = Mapping[str, Array]  # context [B, S, E] and context_weight [B, S]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalSettings:
-    """How blocks are made; `window` says what they see of those before (`cache_window`).
-
-    Guidance at 1 or below is no guidance. addnoise_condition: finished frames are kept with this
-    much noise (of 1000), drawn once, and the model is told so; the frames themselves stay clean.
-    """
-
-    window: CacheWindow
-    inference_steps: int
-    shift: float
-    guidance_scale: float
-    addnoise_condition: float = 0.0
-
-    def plan(self, prefix: int = 0) -> Plan:
-        """Returns the plan of a block whose first `prefix` frames are given."""
-        return Plan(
-            latent_frames=self.window.block,
-            inference_steps=self.inference_steps,
-            shift=self.shift,
-            prefix=prefix,
-            addnoise_condition=self.addnoise_condition,
-        )
-
-
-class CausalState(NamedTuple):
-    """What a film needs to go on: how many latent frames it has, and their cache."""
-
-    frames: int
-    key: np.ndarray
-    value: np.ndarray
+from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines.lengths import Window
+from skyreels_jax.pipelines.validate import Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,143 +53,93 @@ class CachedModel:
         return self.run(known, x, timestep)[0]
 
 
-class CausalFilm(Iterator[Latents]):
-    """Films without end, one for each seed, side by side: yields the latents of block after block.
+class CachedBlocks:
+    """A `stream.Maker` whose memory is a KV cache: the model sees a block, and what is kept.
 
-    transformer: of a causal model.  size: height, width and channels of the latents.
-    scene: says what the block that starts at this latent frame shows (a prompt, a mixture of two);
-    encode: turns that into the conditions of all films, and their negative ones. It is called only
-    when the scene changes, and only then are keys and values of text computed.
-    fps: what models with `inject_sample_info` are told, [B].
-    given: clean latents that the films start from (an image, the end of a video); not yielded.
-    state: of an earlier film with the same arguments, which then goes on exactly.
-    Every block draws its noise from its film's seed and its own number.
-    Raises `UserError` for a state that does not fit.
+    transformer: of a causal model. window: what a block sees of those before (`cache_window`).
+    Keys and values of text are computed when the maker is told something else than before.
     """
 
     def __init__(
         self,
         transformer: SkyReelsV2Transformer3D,
-        settings: CausalSettings,
+        window: CacheWindow,
         *,
-        seeds: Sequence[int],
-        size: tuple[int, int, int],
-        scene: Callable[[int], Hashable],
-        encode: Callable[[Any], tuple[Condition, Condition]],
-        fps: Int[Array, " B"] | None = None,
-        given: Float[Array | np.ndarray, "B P H W C"] | None = None,
-        state: CausalState | None = None,
+        guidance_scale: float,
         progress: Callable[[int], Any] | None = None,
     ):
-        graphdef, params = nnx.split(transformer)
-        self._model = CachedModel(graphdef, settings.window)
-        self._params = params
-        self._config, self._settings = transformer.config, settings
-        self._seeds, self._size = list(seeds), size
-        self._scene, self._encode, self._progress = scene, encode, progress
-        self._fps = None if fps is None else jnp.concatenate([fps] * self._sides)
-        self._given = np.zeros((len(self._seeds), 0, *size), np.float32) if given is None else given
-        self._text: tuple[Hashable, TextKV] | None = None
-        self.cache = empty_cache(
-            self._config,
-            settings.window,
-            batch=self._sides * len(self._seeds),
-            size=size[:2],
-            dtype=transformer.blocks.attn1.k.kernel[...].dtype,
-        )
-        self.frames = 0
-        if state is not None:
-            self._restore(state)
+        graphdef, self._params = nnx.split(transformer)
+        self._model = CachedModel(graphdef, window)
+        self._config, self._window = transformer.config, window
+        self._dtype = transformer.blocks.attn1.k.kernel[...].dtype
+        self._scale, self._progress = guidance_scale, progress
+        self._sides = 2 if parts.is_guided(guidance_scale) else 1  # the negative one first
+        self._read: tuple[parts.Told, dict[str, Any]] | None = None
 
-    def __next__(self) -> Latents:
-        """Returns the next block, float32 [B, T, H, W, C], without its given frames."""
-        block = self._settings.window.block
-        while True:
-            given = self._given[:, self.frames : self.frames + block]
-            known = self._known()
-            x = place(self._noise(), prefix=given)
-            if given.shape[1] < block:
-                x = self._denoise(known, x, prefix=given.shape[1])
-            self._remember(known, x)
-            if given.shape[1] < block:
-                return x[:, given.shape[1] :]
+    @classmethod
+    def of(
+        cls,
+        transformer: SkyReelsV2Transformer3D,
+        request: Request,
+        *,
+        progress: Callable[[int], Any] | None = None,
+    ) -> "CachedBlocks":
+        """Returns the maker of a request's films; `UserError` for a model that keeps no blocks."""
+        film = request.film
+        window = cache_window(transformer.config, rolling=film.rolling, sinks=film.sink_frames)
+        return cls(transformer, window, guidance_scale=request.guidance_scale, progress=progress)
 
-    def state(self) -> CausalState:
-        """Returns what `CausalFilm(state=...)` goes on from, on the host."""
-        return CausalState(self.frames, *(np.array(leaf) for leaf in self.cache))
+    def start(self, count: int, size: tuple[int, int]) -> KV:
+        """Returns an empty cache."""
+        batch = self._sides * count
+        return empty_cache(self._config, self._window, batch=batch, size=size, dtype=self._dtype)
 
-    @property
-    def _sides(self) -> int:
-        """Runs of the model for each film: two under guidance, the negative one first."""
-        return 2 if self._settings.guidance_scale > 1 else 1
+    def __call__(
+        self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: KV
+    ) -> tuple[Latents, KV]:
+        """Returns the block of `window` (see `Maker`), behind those that are given whole.
 
-    def _restore(self, state: CausalState) -> None:
-        if state.frames < 0 or state.frames % self._settings.window.block:
-            raise UserError(f"the state holds {state.frames} latent frames, not whole blocks")
-        cache = KV(jnp.array(state.key), jnp.array(state.value))
-        for new, own in zip(cache, self.cache, strict=True):
-            if (new.shape, new.dtype) != (own.shape, own.dtype):
-                raise UserError(
-                    f"the state holds a cache of {new.dtype} {list(new.shape)}, this film needs "
-                    f"{own.dtype} {list(own.shape)}: resume with the same model and settings"
+        Where the plan adds noise to conditions, finished blocks are kept with that, drawn once, and
+        the model is told so; the latents themselves stay clean.
+        """
+        plan, size, blocks = window.plan, self._window.block, []
+        level, shared = jnp.float32(plan.addnoise_condition), self._known(told)
+        for start in range(0, plan.latent_frames, size):
+            here = slice(start, start + size)
+            block, known = x[:, here], shared | {"place": self._place(window.start + start)}
+            if start + size > plan.prefix:
+                seen = Partial(self._model, known | {"cache": memory})
+                block = parts.denoise(
+                    parts.steered(seen, ({}, {}), self._scale),
+                    block,
+                    jax.tree.map(lambda column, here=here: column[:, here], time_grid(plan)),
+                    keys=keys,
+                    progress=self._progress,
                 )
-        self.frames, self.cache = state.frames, cache
+            number = np.int32(plan.rows + start // size)  # no row of the sampler has it
+            memory = compiled_remember(
+                self._model, memory, known, block, level, keys, number, sides=self._sides
+            )
+            blocks.append(block)
+        return jnp.concatenate(blocks, axis=1), memory
 
-    def _known(self) -> dict[str, Any]:
-        """Returns everything that the model reads besides latents and times."""
-        scene = self._scene(self.frames)
-        if self._text is None or self._text[0] != scene:
-            cond, null = self._encode(scene)
+    def _known(self, told: parts.Told) -> dict[str, Any]:
+        """Returns what the model reads besides latents, times and the cache: all but the place."""
+        if self._read is None or self._read[0] is not told:
+            cond, null = told
             sides = [null, cond] if self._sides == 2 else [cond]
-            both = {key: jnp.concatenate([side[key] for side in sides]) for key in cond}
+            both = {name: jnp.concatenate([side[name] for side in sides]) for name in cond}
+            fps = both.pop("fps", None)
             text = compiled_text_kv(self._model, self._params, both)
-            self._text = scene, text
+            self._read = told, {"params": self._params, "text": text, "fps": fps}
+        return self._read[1]
+
+    def _place(self, frame: int) -> Any:
         head_dim = self._config.attention_head_dim
-        here = place_block(self._settings.window, self.frames, head_dim=head_dim)
-        return {
-            "params": self._params,
-            "text": self._text[1],
-            "cache": self.cache,
-            "place": jax.device_put(here),
-            "fps": self._fps,
-        }
-
-    def _noise(self) -> Latents:
-        shape = (self._settings.window.block, *self._size)
-        keys = self._keys("noise", self.frames)
-        return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
-
-    def _keys(self, name: str, step: int = 0) -> Key[Array, " B"]:
-        return jnp.stack([stream(seed, name, step) for seed in self._seeds])
-
-    def _denoise(self, known: Mapping[str, Any], x: Latents, *, prefix: int) -> Latents:
-        model = Partial(self._model, known)
-        if self._sides == 2:
-            velocity = guided(model, {}, {}, self._settings.guidance_scale)
-        else:
-            velocity = conditional(model, {})
-        grid, latents = time_grid(self._settings.plan(prefix)), x
-        for latents in sample_steps(velocity, x, grid, UniPC(), keys=self._keys("prefix")):
-            if self._progress is not None:
-                jax.block_until_ready(latents)
-                self._progress(1)
-        return latents
-
-    def _remember(self, known: Mapping[str, Any], x: Latents) -> None:
-        """Runs the finished block once more, clean, and keeps what it gives."""
-        self.cache = compiled_remember(
-            self._model,
-            known["cache"],
-            {name: value for name, value in known.items() if name != "cache"},
-            x,
-            jnp.float32(self._settings.addnoise_condition),
-            self._keys("history", self.frames),
-            sides=self._sides,
-        )
-        self.frames += self._settings.window.block
+        return jax.device_put(place_block(self._window, frame, head_dim=head_dim))
 
 
-def encode_text(model: CachedModel, params: Params, condition: Condition) -> TextKV:
+def encode_text(model: CachedModel, params: Params, condition: parts.Condition) -> TextKV:
     return text_kv(nnx.merge(model.graphdef, params), **condition)
 
 
@@ -240,12 +150,16 @@ def remember(
     x: Latents,
     timestep: Float[Array, ""],
     keys: Key[Array, " B"],
+    number: Int[Array, ""],
     *,
     sides: int,
 ) -> KV:
-    """Returns the cache with the block `x`, seen at `timestep`, written to its slot."""
+    """Returns the cache with the block `x`, seen at `timestep`, written to its slot.
+
+    keys, number: of the noise on it.
+    """
     level = timestep / TIMESTEPS
-    seen = (1 - level) * x + level * condition_noise(keys, 0, x.shape[1:])
+    seen = (1 - level) * x + level * condition_noise(keys, number, x.shape[1:])
     seen = jnp.concatenate([seen] * sides)
     times = jnp.full(seen.shape[:2], timestep)
     _, new = model.run({**known, "cache": cache}, seen, times)

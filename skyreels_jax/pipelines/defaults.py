@@ -20,12 +20,14 @@ class Defaults:
     embedding may change before they run again (0.2: in 11 of the 25 steps of "tiny");
     use_ret_steps: judge by the blocks' modulation, after five steps that always run;
     force_teacache: for diffusion forcing too, where it is refused.
-    base_num_frames: of a window of a long film; None: num_frames.
+    base_num_frames: of a window of a long film, or how many frames a cache shows; None: num_frames.
     overlap_history: how many frames a window takes from the one before (the official code has no
     default and recommends 17 or 37).
     causal_block_size: None: as many as the model's own blocks have.
     carry: "pixels" are encoded again for the next window, as in the official code; "latents" are
-    handed on as they are.
+    handed on as they are; "cache", for causal models, hands on the keys and values of finished
+    blocks, one of which is a window. None: "cache" for causal models, "pixels" for others.
+    sink_frames: how many latent frames at the start of the film a cache never drops.
     """
 
     num_frames: int = 97
@@ -46,7 +48,8 @@ class Defaults:
     addnoise_condition: float = 0.0
     ar_step: int = 0
     causal_block_size: int | None = None
-    carry: str = "pixels"
+    carry: str | None = None
+    sink_frames: int = 0
 
 
 # The official values that differ for image-to-video models.

@@ -1,9 +1,12 @@
 """A film while it is being made: an iterator of frames that can stop and go on at any window."""
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -63,7 +66,7 @@ class FilmStream(Iterator[Frames]):
         carried = self._carried
         if carried is None:
             return None
-        leaves = jax.tree.leaves(carried.caches)
+        leaves = jax.tree.leaves((carried.caches, carried.memory))
         suffix = self._films.suffix
         return FilmState(
             recipe=self._recipe,
@@ -90,15 +93,26 @@ def carried_on(state: FilmState, films: Films) -> Carried:
     Raises `UserError` for arrays that are not those of `films`.
     """
     film, size = films.request.film, films.size
-    frame = jax.ShapeDtypeStruct((1, 1, *size), np.float32)
+
+    def latents(count: int) -> jax.ShapeDtypeStruct | None:
+        return jax.ShapeDtypeStruct((1, count, *size), np.float32) if count else None
+
     caches = ()
-    if films.request.carry == "latents":
+    if film.carry != "pixels":
         decode = functools.partial(decode_chunk, films.vae[0])
-        caches = (jax.eval_shape(decode, films.vae[1], frame, None)[2],)
-    leaves, structure = jax.tree.flatten(caches)
-    suffix = (1, 1, *size) if film.end_image else None
-    wanted = [(1, film.overlap, *size), suffix, *(leaf.shape for leaf in leaves)]
-    found = [None if a is None else a.shape for a in (state.prefix, state.suffix, *state.cache)]
-    if found != wanted:
-        raise UserError(f"the state is damaged: it holds arrays {found}, this film needs {wanted}")
-    return Carried(state.index, state.prefix, jax.tree.unflatten(structure, state.cache))
+        caches = (jax.eval_shape(decode, films.vae[1], latents(1), None)[2],)
+    memory = jax.eval_shape(lambda: films.make.start(1, size[:2]))
+    leaves, structure = jax.tree.flatten((caches, memory))
+    wanted = [latents(film.overlap), latents(int(film.end_image)), *leaves]
+    found = [state.prefix, state.suffix, *state.cache]
+    pairs = itertools.zip_longest(map(_said, found), map(_said, wanted), fillvalue=_said(None))
+    for ours, needed in pairs:
+        if ours != needed:
+            raise UserError(f"the state is damaged: it holds {ours} where this film needs {needed}")
+    caches, memory = jax.tree.unflatten(structure, state.cache)
+    # A copy: the next window destroys it.
+    return Carried(state.index, state.prefix, caches, jax.tree.map(jnp.array, memory))
+
+
+def _said(array: Any) -> str:
+    return "nothing" if array is None else f"{array.dtype} {list(array.shape)}"

@@ -19,11 +19,12 @@ from skyreels_jax.diffusion.sample import sample_steps
 from skyreels_jax.diffusion.solvers import UniPC
 from skyreels_jax.models.umt5.text import tokenize
 from skyreels_jax.pipelines.teacache import Embed
-from skyreels_jax.pipelines.validate import Request
 
 MAX_TOKENS = 512
 TOKEN_BUCKET = 64  # texts are padded to a multiple of this: a compiled program serves many lengths
 KEPT_CONTEXTS = 4  # what a film needs at once: its prompt or two of them, and the negative one
+Condition = Mapping[str, Array]
+Told = tuple[Condition, Condition]  # what the model is told, and what it is steered away from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,33 +95,35 @@ def mix(
     return {"context": states.astype(first["context"].dtype), "context_weight": weight}
 
 
+def is_guided(scale: float) -> bool:
+    """Whether the model runs on two sides: guidance at 1 or below is none, as in diffusers."""
+    return scale > 1
+
+
+def steered(model: Partial, told: Told, scale: float) -> Partial:
+    """Returns the velocity function of `model` with these conditions, guided where it is to be."""
+    cond, null_cond = told
+    if is_guided(scale):
+        return guided(model, cond, null_cond, scale)
+    return conditional(model, cond)
+
+
 def denoise(
-    graphdef: Any,
-    params: Params,
-    noise: Latents,
-    cond: Mapping[str, Array],
-    null_cond: Mapping[str, Array],
-    request: Request,
-    *,
+    velocity: Partial,
+    x: Latents,
     grid: TimeGrid,
-    keys: Key[Array, " B"] | None = None,
+    *,
+    keys: Key[Array, " B"],
+    memory: Any = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Latents:
     """Returns the latents at the end of `grid`, float32; `progress(1)` is called after each row.
 
-    keys: one per sample, for grids that noise their conditions.
-    Guidance at 1 or below is no guidance, as in diffusers.
+    keys: one per sample, for grids that noise their conditions. memory: what `velocity` carries
+    from row to row.
     """
-    model = Partial(Method(graphdef, "__call__"), params)
-    if request.guidance_scale > 1:
-        velocity = guided(model, cond, null_cond, request.guidance_scale)
-    else:
-        velocity = conditional(model, cond)
-    latents, memory = noise, None
-    if request.step_cache is not None:
-        embed, fps = step_cache_embedding(graphdef, params), cond.get("fps")
-        velocity, memory = request.step_cache.wrap(velocity, grid, embed, noise, fps=fps)
-    for latents in sample_steps(velocity, noise, grid, UniPC(), keys=keys, memory=memory):
+    latents = x
+    for latents in sample_steps(velocity, x, grid, UniPC(), keys=keys, memory=memory):
         if progress is not None:
             jax.block_until_ready(latents)
             progress(1)

@@ -5,6 +5,9 @@ A film longer than `base_num_frames` is made window after window. A window start
 is as short as what is left (SkyReels-V2, arXiv 2504.13074, section on diffusion forcing; official
 `generate_video_df.py`). The first latent frame stands for one frame of the film, every other one
 for `temporal` of them.
+
+A causal model that keeps finished blocks as keys and values (`carry="cache"`) makes a window of
+each block: it takes nothing from the one before, for attention sees the cache.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.diffusion.plan import Plan
 
 ROUNDING = 1e-6  # frames by which seconds times rate may be off
+CARRIES = ("cache", "pixels", "latents")  # what may go from window to window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +46,12 @@ class FilmPlan:
     """The windows of one film; checked when made. Lengths are in frames, under official names.
 
     num_frames: of the film; None: it never ends.
-    base_num_frames: of a whole window; None: the film is one window, however long.
-    overlap_history: how many frames a window takes from the one before.
+    base_num_frames: of a whole window; None: the film is one window, however long. With a cache:
+      how many frames attention sees, the block that is made and `sink_frames` among them.
+    overlap_history: how many frames a window takes from the one before (with a cache: the film
+      from the video that it continues).
+    carry: what goes from window to window, one of `CARRIES`.
+    sink_frames: how many latent frames at the start of the film a cache never drops.
     image, end_image: whether the first frame is given, and one to lead to behind the last.
     video_frames: how many the video has that the film continues, None without one. `num_frames`
       then counts those `overlap_history` frames of it that the film starts from, as in the official
@@ -64,14 +72,25 @@ class FilmPlan:
     ar_step: int = 0
     causal_block_size: int = 1
     addnoise_condition: float = 0.0
+    carry: str = "pixels"
+    sink_frames: int = 0
 
     def __post_init__(self):
+        if self.carry not in CARRIES:
+            raise UserError(f"carry {self.carry!r} is not one of {', '.join(CARRIES)}")
         for name in ("base_num_frames", "overlap_history"):
             self._check_whole_latents(name, getattr(self, name))
         self._check_given()
         if self.num_frames is None:
             self._check_endless()
-        if self.num_frames is None or self.num_frames > self._most_in_one:
+        if self.cached:
+            self._check_cache()
+        elif self.sink_frames:
+            raise UserError(
+                f"sink_frames {self.sink_frames} are frames that a cache never drops; "
+                f"with carry {self.carry!r} legal: 0"
+            )
+        elif self.num_frames is None or self.num_frames > self._most_in_one:
             self._check_windows()
         if self.num_frames is not None and not self._is_legal(self._exact(self.num_frames)):
             raise self._refusal(self.num_frames)
@@ -83,14 +102,24 @@ class FilmPlan:
         return None if self.num_frames is None else self._latents(self.num_frames)
 
     @property
+    def cached(self) -> bool:
+        """Whether windows are blocks, which see those before as keys and values."""
+        return self.carry == "cache"
+
+    @property
+    def rolling(self) -> int:
+        """How many of the last finished latent frames a cache holds, besides the sinks."""
+        return self._latents(self.base_num_frames) - self.causal_block_size - self.sink_frames
+
+    @property
     def overlap(self) -> int:
         """Latent frames that a window takes from the one before."""
-        return self._latents(self.overlap_history)
+        return 0 if self.cached else self._latents(self.overlap_history)
 
     @property
     def prefix(self) -> int:
         """Latent frames given at the start: the first image, or the end of a video."""
-        return int(self.image) if self.video_frames is None else self.overlap
+        return int(self.image) if self.video_frames is None else self._shown
 
     @property
     def count(self) -> int | None:
@@ -99,7 +128,8 @@ class FilmPlan:
             return None
         if self.num_frames <= self._most_in_one:
             return 1
-        return math.ceil((self.latent_frames - self.overlap) / self._step)
+        more = self.latent_frames - self._latents(self._most_in_one)
+        return 1 + math.ceil(more / self._step)
 
     @property
     def new_frames(self) -> int | None:
@@ -111,8 +141,8 @@ class FilmPlan:
         if index < 0 or (self.count is not None and index >= self.count):
             raise IndexError(f"window {index} of {self.count}")
         last = self.count is not None and index == self.count - 1
-        start = index * self._step if index else 0
-        end = self.latent_frames if last else start + self._latents(self.base_num_frames)
+        start = self._end(index - 1) - self.overlap if index else 0
+        end = self.latent_frames if last else self._end(index)
         shown = self.overlap if index else self._shown
         first = self._frames(start + shown)
         suffix = int(self.end_image and last)
@@ -162,16 +192,26 @@ class FilmPlan:
     @property
     def _shown(self) -> int:
         """Latent frames of the first window that the video showed."""
-        return 0 if self.video_frames is None else self.overlap
+        return 0 if self.video_frames is None else self._latents(self.overlap_history)
 
     @property
     def _most_in_one(self) -> float | int:
+        """Frames of the first window of a film that has others."""
+        if self.cached:  # blocks that are given whole, and the first to be made
+            size = self.causal_block_size
+            return self._frames((self.prefix // size + 1) * size)
         return math.inf if self.base_num_frames is None else self.base_num_frames
 
     @property
     def _step(self) -> int:
         """Latent frames that a whole window adds."""
+        if self.cached:
+            return self.causal_block_size
         return self._latents(self.base_num_frames) - self.overlap
+
+    def _end(self, index: int) -> int:
+        """Returns the latent frame behind window `index`, which is not the last."""
+        return self._latents(self._most_in_one) + index * self._step
 
     def _last_window(self, latents: int) -> int:
         """Returns the latent frames of the last window of a film of so many."""
@@ -228,6 +268,32 @@ class FilmPlan:
                 "give num_frames or seconds with end_image"
             )
 
+    def _check_cache(self) -> None:
+        size, sinks = self.causal_block_size, self.sink_frames
+        if self.end_image:
+            raise UserError("blocks from a cache see nothing that comes later; legal: no end_image")
+        if self.ar_step:
+            raise UserError(
+                f"ar_step {self.ar_step} staggers the blocks of a window, and with carry 'cache' "
+                "a window is one block; legal: 0, or carry pixels or latents"
+            )
+        if sinks < 0 or sinks % size:
+            below = max(sinks // size * size, 0)
+            raise UserError(
+                f"sink_frames {sinks} are not whole blocks of {size} latent frames; "
+                f"nearest legal: {below} or {below + size}"
+            )
+        if self.base_num_frames is None:
+            raise UserError("base_num_frames says how many frames a cache shows: give it")
+        base = self._latents(self.base_num_frames)
+        if base % size or base < sinks + 2 * size:
+            least = f"{size} for the block, {size} before it" + f", {sinks} sinks" * (sinks > 0)
+            near = self._near(base, lambda n: n % size == 0 and n >= sinks + 2 * size)
+            raise UserError(
+                f"base_num_frames {self.base_num_frames} is {base} latent frames; a cache shows "
+                f"whole blocks of {size}, at least {least}; nearest legal: {near}"
+            )
+
     def _check_windows(self) -> None:
         base, size = self._latents(self.base_num_frames), self.causal_block_size
         if base % size:
@@ -249,7 +315,8 @@ class FilmPlan:
 
     def _near(self, latents: float | int, legal: Callable[[int], bool]) -> str:
         """Returns the nearest legal numbers of frames around `latents`."""
-        reach = self._latents(self.base_num_frames or 1) + self.causal_block_size + 1
+        reach = self._latents(self.base_num_frames or 1) + self.prefix
+        reach += 2 * self.causal_block_size + self.sink_frames + 1
         below = range(math.ceil(latents) - 1, 0, -1)
         above = range(max(math.floor(latents) + 1, 1), math.floor(max(latents, 0)) + reach + 2)
         found = [next((n for n in side if legal(n)), None) for side in (below, above)]

@@ -1,6 +1,7 @@
 """A loaded model: `generate` makes films from sentences, and from an image where it can."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 import skyreels_jax
@@ -17,6 +19,7 @@ from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines.causal import CachedBlocks
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.film_stream import FilmStream, carried_on
 from skyreels_jax.pipelines.image_to_video import image_conditions
@@ -25,7 +28,7 @@ from skyreels_jax.pipelines.lora import Adapted, Lora
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.state import FilmState, read_state
 from skyreels_jax.pipelines.story import Story
-from skyreels_jax.pipelines.stream import Carried, Films, encode_frames
+from skyreels_jax.pipelines.stream import Carried, Films, Maker, WholeWindows, encode_frames
 from skyreels_jax.pipelines.stream_request import resumed_request, stream_request
 from skyreels_jax.pipelines.validate import Request, check_latents
 from skyreels_jax.pipelines.video import fitted
@@ -106,8 +109,8 @@ class VideoModel:
         end_image: what the films lead to. video_path: a file, or frames uint8 [F, H, W, 3], that
         the films show first and continue; `num_frames` counts the last overlap_history of them.
         windows: how films longer than base_num_frames are made: that and overlap_history,
-        addnoise_condition, ar_step, causal_block_size, carry (see `Defaults`). These, end_image and
-        video_path are for diffusion-forcing models alone.
+        addnoise_condition, ar_step, causal_block_size, carry, sink_frames (see `Defaults`). These,
+        end_image and video_path are for diffusion-forcing models alone.
         latents: the initial noise instead of a seed's, float32 [B, T, H, W, C].
         progress: called with 1 after each of `steps(request)` denoising steps.
         Nothing is compiled again when only text, seed, guidance, shift or step count change.
@@ -236,13 +239,14 @@ class VideoModel:
         contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
         image = self._image_conditions(request)
         start, suffix = self._given_latents(request)
+        make = self._maker(request, params, progress)
         before = list(self._shown_before(request))
         for rows in _batches(count, request.batch_size):
             cond = self._condition([contexts[prompts[i]] for i in rows], request, image)
             null_cond = self._condition([contexts[negative]] * len(rows), request, image)
             shown = len(set(rows))
             films = Films(
-                model=(self._graphdef, params),
+                make=make,
                 vae=self._vae,
                 request=request,
                 seeds=tuple(request.seeds[i] for i in rows),
@@ -251,7 +255,6 @@ class VideoModel:
                 shown=shown,
                 suffix=suffix,
                 noise=None if latents is None else latents[rows],
-                progress=progress,
             )
             made = [[*before] for _ in range(shown)]
             for _, frames, _ in films.windows(start.repeated(len(rows))):
@@ -274,15 +277,19 @@ class VideoModel:
         texts = [*map(clean_prompt, story.prompts), negative]
         contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
 
-        def conditions(window: Window) -> tuple[dict[str, Array], dict[str, Array]]:
-            middle = (window.first_frame + window.frames / 2) / request.fps
-            mixture = [(weight, clean_prompt(text)) for weight, text in story.mixture(middle)]
-            told = contexts.mixture(mixture), contexts[negative]
-            cond, null_cond = (self._condition([context], request, {}) for context in told)
+        @functools.lru_cache(maxsize=1)
+        def told(mixture: tuple[tuple[float, str], ...]) -> parts.Told:
+            both = contexts.mixture(mixture), contexts[negative]
+            cond, null_cond = (self._condition([context], request, {}) for context in both)
             return cond, null_cond
 
+        def conditions(window: Window) -> parts.Told:
+            middle = (window.first_frame + window.frames / 2) / request.fps
+            mixture = story.mixture(middle)
+            return told(tuple((weight, clean_prompt(text)) for weight, text in mixture))
+
         return Films(
-            model=(self._graphdef, params),
+            make=self._maker(request, params, progress),
             vae=self._vae,
             request=request,
             seeds=request.seeds,
@@ -290,8 +297,17 @@ class VideoModel:
             conditions=conditions,
             shown=1,
             suffix=suffix,
-            progress=progress,
         )
+
+    def _maker(
+        self, request: Request, params: Params, progress: Callable[[int], Any] | None
+    ) -> Maker:
+        """Returns what makes the windows of films."""
+        model = self._graphdef, params
+        if request.film.cached:
+            transformer = nnx.merge(*model).transformer
+            return CachedBlocks.of(transformer, request, progress=progress)
+        return WholeWindows(model=model, request=request, progress=progress)
 
     def _latent_size(self, request: Request) -> tuple[int, ...]:
         """Returns height, width and channels of a latent frame."""
@@ -367,7 +383,8 @@ class VideoModel:
             "addnoise_condition": film.addnoise_condition,
             "ar_step": film.ar_step,
             "causal_block_size": film.causal_block_size,
-            "carry": request.carry,
+            "carry": film.carry,
+            "sink_frames": film.sink_frames,
         }
 
     def _recipe(self, request: Request, index: int, latents: np.ndarray | None) -> Recipe:

@@ -54,6 +54,7 @@ class Recipe:
     ar_step: int | None = None
     causal_block_size: int | None = None
     carry: str | None = None
+    sink_frames: int | None = None
     skyreels_jax: str
     jax: str
     device: str

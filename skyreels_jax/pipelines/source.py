@@ -33,7 +33,7 @@ FLOAT32 = ("vae", "image_encoder")  # whatever the dtype of the rest, as in the 
 # What only models that were trained by diffusion forcing can be asked for.
 WINDOW_OPTIONS = (
     *("endless", "seconds", "base_num_frames", "overlap_history", "addnoise_condition"),
-    *("ar_step", "causal_block_size", "carry", "video_path", "end_image"),
+    *("ar_step", "causal_block_size", "carry", "sink_frames", "video_path", "end_image"),
 )
 Modules = dict[str, nnx.Module]
 

@@ -3,7 +3,10 @@
 A safetensors file: the arrays that the next window starts from, and json in its header. With
 `carry="pixels"` these are the latents of `overlap_history` frames, a few megabytes at most; with
 `carry="latents"` the decoder's cache as well, which is as large as the decoder's activations of
-some frames: megabytes for the miniature, gigabytes for the released VAE at 540P.
+some frames: megabytes for the miniature, gigabytes for the released VAE at 540P. With
+`carry="cache"` it is the decoder's cache and the keys and values of all frames in view, for these
+hang on frames that are long out of it: latents of the window alone would give others. They are
+2 * layers * frames in view * tokens of a frame * width numbers, twice that under guidance.
 """
 
 import dataclasses
@@ -23,7 +26,7 @@ from skyreels_jax.pipelines.lengths import FilmPlan
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.story import Story
 
-FORMAT, KEY = 1, "skyreels_jax.film"
+FORMAT, KEY = 2, "skyreels_jax.film"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,8 +35,8 @@ class FilmState:
 
     recipe: how it is made, the prompt apart; story: its prompts; film: its windows.
     index: of the next window. frames: how many are shown, those of a video it continues included.
-    prefix: latents that the window starts from. suffix: those behind the last one. cache: of the
-    decoder, leaf by leaf.
+    prefix: latents that the window starts from. suffix: those behind the last one. cache: the
+    decoder's, then the keys and values of finished blocks, leaf by leaf, each in its own dtype.
     """
 
     recipe: Recipe

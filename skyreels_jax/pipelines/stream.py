@@ -4,17 +4,19 @@ What is carried over is `Carried`. Either the last frames are decoded and encode
 official way, right for models trained on whole clips alone: the first latent frame of a window then
 stands for one frame, as in every clip), or their latents are kept, with the cache of the causal
 decoder, so that the film is one long clip (right for models also trained on windows from the middle
-of longer clips). Either way a window costs the same time and memory wherever it is in the film.
+of longer clips). Causal models carry the keys and values of finished blocks instead (`causal`).
+In every way a window costs the same time and memory wherever it is in the film.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Key, UInt8
 
 from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Latents, Params
@@ -27,7 +29,6 @@ from skyreels_jax.pipelines.lengths import Window
 from skyreels_jax.pipelines.validate import Request
 
 Model = tuple[Any, Params]  # graphdef and parameters
-Condition = Mapping[str, Array]
 Frames = UInt8[np.ndarray, "F H W 3"]
 
 
@@ -35,12 +36,14 @@ class Carried(NamedTuple):
     """What films take from one window to the next, which is number `index`.
 
     prefix: the latents it starts from [B, P, h, w, C]; None: from noise alone.
-    caches: of the decoder, one for each film, where latents are carried.
+    caches: of the decoder, one for each film, where pixels are not carried.
+    memory: of the `Maker`, for all films.
     """
 
     index: int = 0
     prefix: Float[Array | np.ndarray, "B P h w C"] | None = None
     caches: tuple[Any, ...] = ()
+    memory: Any = None
 
     def repeated(self, count: int) -> "Carried":
         """Returns this for `count` films that start alike."""
@@ -52,50 +55,91 @@ class Carried(NamedTuple):
 Made = tuple[Window, list[Frames], Carried]
 
 
+@runtime_checkable
+class Maker(Protocol):
+    """Makes the latents of window after window, of films side by side."""
+
+    def start(self, count: int, size: tuple[int, int]) -> Any:
+        """Returns its memory before the first window of `count` films, None if it needs none.
+
+        size: height and width of the latents.
+        """
+
+    def __call__(
+        self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: Any
+    ) -> tuple[Latents, Any]:
+        """Returns the latents of `window`, float32 [B, T, h, w, C], and the memory after it.
+
+        x: noise, and given frames in their places. told: the same object while nothing changes.
+        `memory` is destroyed.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WholeWindows:
+    """A `Maker` that remembers nothing: the model sees all frames of a window at once."""
+
+    model: Model
+    request: Request
+    progress: Callable[[int], Any] | None = None
+
+    def start(self, count: int, size: tuple[int, int]) -> None:
+        """Returns None."""
+
+    def __call__(
+        self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: None
+    ) -> tuple[Latents, None]:
+        graphdef, params = self.model
+        model = Partial(parts.Method(graphdef, "__call__"), params)
+        velocity = parts.steered(model, told, self.request.guidance_scale)
+        grid, cache, residuals = window_grid(window.plan), self.request.step_cache, None
+        if cache is not None:
+            embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
+            velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
+        how = {"keys": keys, "memory": residuals, "progress": self.progress}
+        return parts.denoise(velocity, x, grid, **how), None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Films:
     """Films side by side, one for each of `seeds`, as `request` wants them.
 
     size: height, width and channels of the latents.
-    conditions: window -> what the model is told, and what it is steered away from.
+    conditions: window -> what the model is told, the same object while nothing changes.
     shown: how many of the films are decoded; the rest repeat the last one to fill a batch.
     suffix: latents to lead to behind the last window [1, 1, h, w, C].
     noise: of the whole film, instead of that of the seeds [B, T, h, w, C].
     """
 
-    model: Model
+    make: Maker
     vae: Model
     request: Request
     seeds: tuple[int, ...]
     size: tuple[int, int, int]
-    conditions: Callable[[Window], tuple[Condition, Condition]]
+    conditions: Callable[[Window], parts.Told]
     shown: int
     suffix: Float[Array | np.ndarray, "1 S h w C"] | None = None
     noise: Float[np.ndarray, "B T h w C"] | None = None
-    progress: Callable[[int], Any] | None = None
 
     def windows(self, carried: Carried) -> Iterator[Made]:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
-        carried on; the decoder's caches there are gone when the next window is asked for."""
+        carried on; caches and memory there are gone when the next window is asked for."""
         for window in self.request.film.windows(carried.index):
-            latents = np.asarray(self._latents(window, carried))
-            latents = latents[:, : latents.shape[1] - window.plan.suffix]
-            frames, carried = self._show(latents, window, carried)
+            latents, memory = self._latents(window, carried)
+            latents = np.asarray(latents)[:, : latents.shape[1] - window.plan.suffix]
+            frames, carried = self._show(latents, window, carried._replace(memory=memory))
             yield window, frames, carried
 
-    def _latents(self, window: Window, carried: Carried) -> Latents:
-        noise = self._noise(window)
-        suffix = self.suffix if window.plan.suffix else None
-        cond, null_cond = self.conditions(window)
-        return parts.denoise(
-            *self.model,
-            place(noise, prefix=carried.prefix, suffix=suffix),
-            cond,
-            null_cond,
-            self.request,
-            grid=window_grid(window.plan),
+    def _latents(self, window: Window, carried: Carried) -> tuple[Latents, Any]:
+        suffix, memory = self.suffix if window.plan.suffix else None, carried.memory
+        if memory is None:
+            memory = self.make.start(len(self.seeds), self.size[:2])
+        return self.make(
+            window,
+            place(self._noise(window), prefix=carried.prefix, suffix=suffix),
+            self.conditions(window),
             keys=jnp.stack([stream(seed, "window", window.index) for seed in self.seeds]),
-            progress=self.progress,
+            memory=memory,
         )
 
     def _noise(self, window: Window) -> Latents:
@@ -107,7 +151,8 @@ class Films:
 
     def _show(self, latents: np.ndarray, window: Window, carried: Carried) -> tuple:
         """Returns the frames that `window` adds, and what the next one starts from."""
-        film, keeps = self.request.film, self.request.carry == "latents"
+        film = self.request.film
+        keeps = film.carry != "pixels"
         again = 0 if window.last or keeps else film.overlap
         frames, tails, caches = [], [], []
         for row in range(self.shown):
@@ -121,8 +166,8 @@ class Films:
         if window.last:
             return frames, Carried(window.index + 1)
         if keeps:
-            prefix = latents[:, latents.shape[1] - film.overlap :]
-            return frames, Carried(window.index + 1, prefix, tuple(caches))
+            prefix = latents[:, latents.shape[1] - film.overlap :] if film.overlap else None
+            return frames, Carried(window.index + 1, prefix, tuple(caches), carried.memory)
         history, temporal = film.overlap_history, film.temporal
         rows = [encode_video(self.vae, t[:, -history:], temporal=temporal) for t in tails]
         rows += rows[-1:] * (len(self.seeds) - self.shown)

@@ -17,6 +17,7 @@ UNREPEATED = (  # in a recipe, and no option of a request that goes on from a st
     *("model_id", "fingerprint", "latents", "skyreels_jax", "jax", "device"),
     *("image", "image_sha256", "end_image", "end_image_sha256", "video_path", "video_sha256"),
 )
+PARTICULAR = ("num_frames", "image", "end_image", "video_frames")  # to a film, not in its recipe
 
 
 def stream_request(
@@ -41,8 +42,8 @@ def resumed_request(
 ) -> Request:
     """Returns the request that goes on from `state`, for a film of `seconds` if given.
 
-    Raises `UserError` for the state of another model, of a film that is complete, and of one that
-    has more seconds already.
+    Raises `UserError` for the state of another model, of a film that is complete or has more
+    seconds already, and for one whose windows its recipe does not make.
     """
     recipe = state.recipe
     if recipe.fingerprint != source.fingerprint:
@@ -57,10 +58,21 @@ def resumed_request(
         )
     options = {name: value for name, value in to_dict(recipe).items() if name not in UNREPEATED}
     request = source.request(**options | {"num_frames": state.film.base_num_frames})
+    _check_windows(request.film, state.film)
     film = state.film if seconds is None else _lasting(state, seconds)
     if film.count is not None:
         state.story.check_seconds(film.new_frames / recipe.fps)
     return dataclasses.replace(request, film=film)
+
+
+def _check_windows(wanted: FilmPlan, found: FilmPlan) -> None:
+    names = [field.name for field in dataclasses.fields(FilmPlan) if field.name not in PARTICULAR]
+    for name in names:
+        ours, theirs = getattr(wanted, name), getattr(found, name)
+        if ours != theirs:
+            raise UserError(
+                f"the state is damaged: its windows have {name} {theirs}, its recipe {ours}"
+            )
 
 
 def _lasting(state: FilmState, seconds: float | int) -> FilmPlan:

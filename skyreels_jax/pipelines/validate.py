@@ -14,7 +14,7 @@ from skyreels_jax.diffusion.plan import time_grid
 from skyreels_jax.diffusion.step_cache import check_times
 from skyreels_jax.pipelines.defaults import Defaults
 from skyreels_jax.pipelines.image import Still, oriented, read_still
-from skyreels_jax.pipelines.lengths import FilmPlan
+from skyreels_jax.pipelines.lengths import CARRIES, FilmPlan
 from skyreels_jax.pipelines.lora import Lora
 from skyreels_jax.pipelines.teacache import Coefficients, TeaCache, unfitted
 from skyreels_jax.pipelines.video import Video, read_video
@@ -24,7 +24,6 @@ DTYPES = ("float32", "bfloat16")
 MAX_SEED = 2**32 - 1
 MAX_FPS = 240.0
 MAX_FRAMES, MAX_SECONDS = 10**9, 10.0**7
-CARRIES = ("pixels", "latents")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,12 @@ class Geometry:
     forcing: bool = False
     causal_block: int = 1
 
+    @property
+    def carries(self) -> tuple[str, ...]:
+        """What may go from window to window, the default first."""
+        keeps_blocks = self.causal_block > 1 and self.patch[0] == 1
+        return CARRIES if keeps_blocks else CARRIES[1:]
+
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """Returns [T, H, W, C] of the latents of one film."""
         frames = (num_frames - 1) // self.temporal + 1
@@ -55,7 +60,6 @@ class Request:
 
     film: their windows, and the steps in each.
     image: what all of them start from; end_image: what they lead to; video: what they continue.
-    carry: what goes from window to window.
     lora: the adapters that the model has in all of them.
     step_cache: what lets steps skip the blocks; None: every step runs them.
     """
@@ -73,7 +77,6 @@ class Request:
     image: Still | None = None
     end_image: Still | None = None
     video: Video | None = None
-    carry: str = "pixels"
     lora: tuple[Lora, ...] = ()
     step_cache: TeaCache | None = None
 
@@ -155,7 +158,6 @@ def make_request(
         image=still,
         end_image=end,
         video=video,
-        carry=_one_of("carry", chosen["carry"], CARRIES),
         lora=lora,
         step_cache=_step_cache(chosen, coefficients, film),
     )
@@ -170,6 +172,11 @@ def _step_cache(
     threshold = _real("teacache_thresh", chosen["teacache_thresh"], 100.0, zero=True)
     if not chosen["teacache"]:
         return None
+    if film.cached:
+        raise UserError(
+            "teacache and carry 'cache' do not go together: a block from the cache runs the model "
+            "in every step; legal: no teacache, or carry pixels or latents"
+        )
     if not chosen["force_teacache"]:
         for window in itertools.islice(film.windows(), 2):  # the others are like the second
             check_times(time_grid(window.plan))
@@ -202,13 +209,8 @@ def _film(
         return FilmPlan(num_frames=_whole("num_frames", frames, 1, limit), **shared)
     if seconds is not None and frames is not None:
         raise UserError("give num_frames or seconds, not both")
-    block = chosen["causal_block_size"] or geometry.causal_block
-    block = _whole("causal_block_size", block, 1, geometry.max_positions)
-    if block % geometry.causal_block:
-        raise UserError(
-            f"causal_block_size {block} splits the blocks of this causal model; "
-            f"legal: multiples of {geometry.causal_block}"
-        )
+    carry = _carry(chosen["carry"], geometry)
+    block = _block(chosen["causal_block_size"], geometry, carry)
     if end_image is not None and geometry.causal_block > 1:
         raise UserError(
             "a causal model does not see what comes later; give end_image to one that is not"
@@ -225,12 +227,41 @@ def _film(
         addnoise_condition=_real(
             "addnoise_condition", chosen["addnoise_condition"], 999.0, zero=True
         ),
+        carry=carry,
+        sink_frames=_whole("sink_frames", chosen["sink_frames"], 0, geometry.max_positions),
         **shared,
     )
     if seconds is None:
         return film
     film = film.lasting(check_seconds(seconds), _rate(chosen["fps"], video))
     return dataclasses.replace(film, end_image=end_image is not None)
+
+
+def _carry(carry: Any, geometry: Geometry) -> str:
+    legal = geometry.carries
+    if carry == "cache" and carry not in legal:
+        raise UserError(
+            "carry 'cache' keeps finished blocks, and those of this model are not final; legal: "
+            f"{', '.join(legal)}, or a causal model (num_frame_per_block 2 and more)"
+        )
+    return legal[0] if carry is None else _one_of("carry", carry, legal)
+
+
+def _block(size: Any, geometry: Geometry, carry: str) -> int:
+    """Returns the latent frames of a block."""
+    own = geometry.causal_block
+    size = _whole("causal_block_size", size or own, 1, geometry.max_positions)
+    if carry == "cache" and size != own:
+        raise UserError(
+            f"causal_block_size {size} is not that of this model's cache; "
+            f"legal: {own}, or carry pixels or latents"
+        )
+    if size % own:
+        raise UserError(
+            f"causal_block_size {size} splits the blocks of this causal model; "
+            f"legal: multiples of {own}"
+        )
+    return size
 
 
 def _check_orientation(end_image: Still, height: int, width: int) -> None:

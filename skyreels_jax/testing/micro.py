@@ -22,8 +22,11 @@ from skyreels_jax.models.vae.config import VAEConfig
 TEXT_WIDTH, LATENT_CHANNELS = 32, 4
 
 
-def micro_configs(*, image: bool = False) -> dict[str, Any]:
-    """Returns the configurations of the three components; of four for an image-to-video model."""
+def micro_configs(*, image: bool = False, causal_block: int = 1) -> dict[str, Any]:
+    """Returns the configurations of the three components; of four for an image-to-video model.
+
+    causal_block: how many latent frames are a block of a causal model; 1: all see all.
+    """
     configs = {
         "vae": VAEConfig(
             base_dim=8,
@@ -50,6 +53,7 @@ def micro_configs(*, image: bool = False) -> dict[str, Any]:
             freq_dim=32,
             ffn_dim=48,
             num_layers=2,
+            num_frame_per_block=causal_block,
         ),
     }
     if image:
@@ -74,14 +78,21 @@ def micro_configs(*, image: bool = False) -> dict[str, Any]:
 
 
 def write_micro_model(
-    folder: pathlib.Path, *, image: bool = False, forcing: bool = False, **replaced: Any
+    folder: pathlib.Path,
+    *,
+    image: bool = False,
+    forcing: bool = False,
+    causal_block: int = 1,
+    **replaced: Any,
 ) -> pathlib.Path:
     """Writes a diffusers folder that makes noisy films of 9 frames in 2 steps; returns it.
 
     image: an image-to-video model. forcing: a diffusion-forcing one, whose windows share 5 frames.
+    causal_block: of more than 1 latent frames, of a causal one that sees 3 blocks at once.
     `replaced` are configurations of components instead of those of `micro_configs`.
     """
-    for name, config in (micro_configs(image=image) | replaced).items():
+    configs = micro_configs(image=image, causal_block=causal_block) | replaced
+    for name, config in configs.items():
         layout.save_component(folder / name, name, config, random_params(name, config))
     build_tokenizer().save_pretrained(folder / layout.TOKENIZER["diffusers"])
     if image:
@@ -95,6 +106,8 @@ def write_micro_model(
     defaults |= {"guidance_scale": 3.0, "shift": 3.0, "negative_prompt": "", "batch_size": 2}
     if forcing:
         defaults |= {"overlap_history": 5, "addnoise_condition": 20}
+    if causal_block > 1:
+        defaults["num_frames"] = 4 * (3 * causal_block - 1) + 1
     layout.write_json(folder / layout.SETTINGS, defaults)
     return folder
 

@@ -103,6 +103,22 @@ def test_a_stopped_film_goes_on(stream, story, tmp_path, monkeypatch, carry):
     assert film.read_bytes() == whole.read_bytes()
 
 
+def test_a_causal_film_goes_on_from_its_cache(stream, causal_folder, story, tmp_path, monkeypatch):
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    model = ("--model_id", causal_folder, "--sink_frames", "2")
+    flags = (*model, "--prompts", story, "--num_frames", "29")
+    code, _, err = stream(*flags, "--out", whole)
+    times = [line.partition(" ")[0] for line in err.splitlines()]
+    assert (code, times) == (0, ["0.4", "1.1", "1.8", "2.4"])  # 5 + 8 + 8 + 8 frames
+    interrupt(monkeypatch, after=2, spoil=b"\0\0\1\0moof half a block")
+    assert stream(*flags, "--out", film)[0] == 130
+    assert whole.read_bytes().startswith(film.read_bytes()) and len(frames(film)) == 13
+    assert stream("--resume", tmp_path / "film.state")[0] == 0
+    assert film.read_bytes() == whole.read_bytes()
+    code, _, err = stream("--resume", tmp_path / "film.state", "--carry", "latents")
+    assert code == 2 and "leave out --carry" in err
+
+
 def test_a_film_without_end_is_stopped_and_ended(stream, tmp_path, monkeypatch):
     film, state = tmp_path / "film.mp4", tmp_path / "film.state"
     interrupt(monkeypatch, after=3)
@@ -189,6 +205,8 @@ GOOD = ["--prompt", PROMPT, "--out", "film.mp4"]
         ([*GOOD, "--ar_step", "-1"], "ar_step -1 is out of range; legal: 0 to 1000"),
         ([*GOOD, "--addnoise_condition", "1000"], "addnoise_condition 1000 is out of range"),
         ([*GOOD, "--carry", "frames"], "carry 'frames' is not one of pixels, latents"),
+        ([*GOOD, "--carry", "cache"], "legal: pixels, latents, or a causal model"),
+        ([*GOOD, "--sink_frames", "2"], "sink_frames 2 are frames that a cache never drops"),
         ([*GOOD, "--crossfade", "-1"], "crossfade -1 is out of range"),
         ([*GOOD, "--end_image", "/absent.png", "--seconds", "2"], "cannot read image"),
         ([*GOOD, "--image", "/absent.png"], "cannot read image"),
@@ -201,6 +219,20 @@ GOOD = ["--prompt", PROMPT, "--out", "film.mp4"]
 )
 def test_requests(refused, argv, message):
     assert message in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--ar_step", "1"], "legal: 0, or carry pixels or latents"),
+        (["--causal_block_size", "4"], "legal: 2, or carry pixels or latents"),
+        (["--num_frames", "25"], "nearest legal: 21 or 29"),
+        (["--teacache"], "legal: no teacache, or carry pixels or latents"),
+        (["--carry", "frames"], "carry 'frames' is not one of cache, pixels, latents"),
+    ],
+)
+def test_requests_to_causal_models(refused, causal_folder, argv, message):
+    assert message in refused(*GOOD, "--model_id", causal_folder, *argv)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +336,18 @@ def test_a_killed_process_loses_one_window(forcing_folder, tmp_path, carry):
     subprocess.run([*command, *what, "--carry", carry, "--out", str(whole)], check=True)
     # Not the bytes: x264 alone rarely gives the same frames another stream (docs/log.md).
     assert np.abs(frames(film).astype(int) - frames(whole)).max() <= 3
+
+
+def test_generate_makes_causal_films_again(causal_folder, tmp_path):
+    out = ["--outdir", str(tmp_path)]
+    flags = ["--prompt", PROMPT, "--num_frames", "13", "--sink_frames", "2"]
+    assert main(["generate", "--model_id", str(causal_folder), *SMALL, *flags, *out]) == 0
+    film = next(tmp_path.glob("*.mp4"))
+    before, recipe = frames(film), film.with_suffix(".json")
+    made = json.loads(recipe.read_text())
+    assert [made[name] for name in ("carry", "sink_frames", "causal_block_size")] == ["cache", 2, 2]
+    assert main(["generate", "--from", str(recipe), *out, "--overwrite"]) == 0
+    assert np.abs(frames(film).astype(int) - before).max() <= 2
 
 
 def test_generate_makes_long_films_and_makes_them_again(forcing_folder, tmp_path, capsys):

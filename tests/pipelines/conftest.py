@@ -24,3 +24,14 @@ def forcing_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def forcing(forcing_folder):
     return load(str(forcing_folder))
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("causal")
+    return write_micro_model(folder, forcing=True, causal_block=2)
+
+
+@pytest.fixture(scope="session")
+def causal(causal_folder):
+    return load(str(causal_folder))

@@ -12,6 +12,7 @@ from skyreels_jax.pipelines.lengths import FilmPlan
 
 STEPS = {"inference_steps": 4, "shift": 8.0}
 WINDOWS = {"base_num_frames": 97, "overlap_history": 17, **STEPS}
+CACHE = {"base_num_frames": 97, "causal_block_size": 5, "carry": "cache", **STEPS}
 
 
 def lengths(plan: FilmPlan) -> list[int]:
@@ -77,6 +78,64 @@ def test_a_film_without_end():
     assert (thousandth.start, thousandth.first_frame) == (20_000, 97 + 999 * 80)
     assert not thousandth.last
     assert [w.index for w in itertools.islice(plan.windows(7), 3)] == [7, 8, 9]
+
+
+def test_a_window_of_a_cache_is_a_block():
+    plan = FilmPlan(num_frames=257, **CACHE)
+    windows = list(plan.windows())
+    assert lengths(plan) == [5] * 13 and [w.start for w in windows] == [*range(0, 65, 5)]
+    assert [w.frames for w in windows] == [17] + [20] * 12
+    assert {(w.plan.prefix, w.shown, w.plan.rows) for w in windows} == {(0, 0, 4)}
+    assert (plan.rolling, FilmPlan(num_frames=257, sink_frames=5, **CACHE).rolling) == (20, 15)
+    assert FilmPlan(num_frames=None, **CACHE).window(1000).first_frame == 17 + 999 * 20
+
+
+def test_blocks_that_are_given_whole_are_in_the_first_window_of_a_cache():
+    plan = FilmPlan(num_frames=177, video_frames=60, overlap_history=25, **CACHE)
+    first, second, *_ = plan.windows()
+    assert (first.plan.latent_frames, first.plan.prefix, first.shown) == (10, 7, 7)
+    assert (first.frames, first.plan.rows) == (12, 4)
+    assert (second.start, second.first_frame, second.frames) == (10, 12, 20)
+    assert (second.plan.prefix, second.shown) == (0, 0)
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(1, 4),
+    seen=st.integers(2, 4),
+    sinks=st.integers(0, 2),
+    latents=st.integers(1, 60),
+    history=st.integers(1, 11),
+    lead=st.sampled_from(["nothing", "image", "video"]),
+)
+def test_blocks_cover_every_frame_once(size, seen, sinks, latents, history, lead):
+    options = {
+        "num_frames": 4 * latents - 3,
+        "base_num_frames": 4 * size * (seen + sinks) - 3,
+        "sink_frames": sinks * size,
+        "overlap_history": 4 * history - 3,
+        "causal_block_size": size,
+        "image": lead == "image",
+        "video_frames": 60 if lead == "video" else None,
+        "carry": "cache",
+        **STEPS,
+    }
+    try:
+        plan = FilmPlan(**options)
+    except UserError as error:
+        near = str(error).rpartition("nearest legal: ")[2].split(" or ")
+        for number in near:
+            FilmPlan(**{**options, "num_frames": int(number)})
+        return
+    windows, frame, latent = list(plan.windows()), 0, 0
+    assert len(windows) == plan.count and plan.rolling == (seen - 1) * size
+    for window in windows:
+        assert (window.first_frame, window.start) == (frame, latent)
+        frame, latent = frame + window.frames, latent + window.plan.latent_frames
+        assert window.plan.latent_frames - window.plan.prefix in range(1, size + 1)
+        assert window.plan.latent_frames % size == 0 and window.plan.rows == 4
+        assert window.last == (window is windows[-1])
+    assert (frame, latent) == (plan.new_frames, latents)
 
 
 def test_windows_end():
@@ -180,6 +239,16 @@ def test_seconds_are_never_cut_short(seconds, fps, size, video):
         ({"num_frames": None, "end_image": True}, "give num_frames or seconds with end_image"),
         ({"num_frames": None, "base_num_frames": None}, "give base_num_frames"),
         ({"addnoise_condition": 1000.0}, "addnoise_condition 1000 is out of range"),
+        ({"carry": "film"}, "carry 'film' is not one of cache, pixels, latents"),
+        ({"sink_frames": 5}, "sink_frames 5 .* with carry 'pixels' legal: 0"),
+        ({"end_image": True, **CACHE}, "see nothing that comes later; legal: no end_image"),
+        ({**CACHE, "ar_step": 5}, "ar_step 5 .* legal: 0, or carry pixels or latents"),
+        ({**CACHE, "sink_frames": -5}, "whole blocks of 5 latent frames; nearest legal: 0 or 5"),
+        ({**CACHE, "base_num_frames": None}, "base_num_frames says how many frames a cache shows"),
+        (
+            {**CACHE, "base_num_frames": 17},
+            "is 5 latent frames; .* at least 5 for the block, 5 before it; nearest legal: 37$",
+        ),
         ({"ar_step": -1}, "ar_step -1 is out of range; legal: 0 and more"),
         ({"inference_steps": 0}, "inference_steps must be at least 1"),
     ],
