@@ -41,7 +41,7 @@ setup(
         "transformers>=5,<6",
         "ml-collections>=1.1",
         "imageio>=2.35",
-        "av>=14",
+        "av>=14.1",
         "pillow>=10",
         "safetensors>=0.8",
         "jaxtyping>=0.3",

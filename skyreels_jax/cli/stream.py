@@ -4,7 +4,8 @@ The film is a fragmented .mp4 that plays at any moment, and grows. Beside it lie
 which --resume goes on; the film is then the same, frame by frame, as if it had never been stopped.
 Ctrl-C stops after the last whole window; a crash loses no more than the window it was in.
 
-A file of prompts has one a line, which share the film equally, or lines "SECOND: PROMPT".
+A file of prompts has one a line, which share the film equally, or lines "SECOND: PROMPT", counted
+from the first frame that is made; a window shows what holds in its middle.
 
 examples:
   skyreels-jax stream --prompts story.txt --seconds 600 --out film.mp4
@@ -20,7 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skyreels_jax.cli import flags
 from skyreels_jax.core.errors import UserError
@@ -32,8 +33,20 @@ NAME = "stream"
 HELP = "make one film of any length, window by window"
 OPTIONS = ("crossfade", *flags.SAMPLING, *flags.GIVEN, *flags.WINDOWS)
 
-# Where the film goes, where its state goes, and what loads the model and begins.
-Start = tuple[pathlib.Path, pathlib.Path, Callable]
+
+class Job(NamedTuple):
+    """A film to make, all checked.
+
+    start: loads the model and begins. path, state: of the files.
+    size: how many bytes the film has that goes on; None: it is a new one, which takes the place of
+    what is there if it may `overwrite` it.
+    """
+
+    start: Callable
+    path: pathlib.Path
+    state: pathlib.Path
+    size: int | None = None
+    overwrite: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", type=pathlib.Path, metavar="STATE", help="go on with the film of this state"
     )
     content.add_argument(
-        "--seconds", type=float, metavar="X", help="how long (without it: until stopped)"
+        "--seconds",
+        type=float,
+        metavar="X",
+        help="how long (without it and --num_frames: until stopped)",
     )
     content.add_argument(
         "--crossfade", type=float, metavar="X", help="seconds for which prompts mix (default 0)"
@@ -68,16 +84,15 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes the film."""
     from tqdm import tqdm
 
-    path, state, start = (new if args.resume is None else resumed)(args)
+    job = (new if args.resume is None else resumed)(args)
     with tqdm(unit="step", disable=None, leave=False) as bar:
-        stream = start(bar.update)
-        make(stream, path, state, lambda line: bar.write(line, file=sys.stderr))
-    print(path)
+        make(job, job.start(bar.update), lambda line: bar.write(line, file=sys.stderr))
+    print(job.path)
     return 0
 
 
-def new(args: argparse.Namespace) -> Start:
-    """Returns what starts a new film; all is checked."""
+def new(args: argparse.Namespace) -> Job:
+    """Returns a film from its first frame on."""
     from skyreels_jax.pipelines import files, load, validate
     from skyreels_jax.pipelines.stream_request import stream_request
 
@@ -88,25 +103,25 @@ def new(args: argparse.Namespace) -> Start:
     prompts = args.prompts if args.prompt is None else args.prompt
     request, story = stream_request(source, prompts, seconds=args.seconds, **options)
     path = checked(args.out or pathlib.Path("out", "film.mp4"))
-    files_made = path, path.with_suffix(".state")
-    if not args.overwrite and (found := [str(p) for p in files_made if p.exists()]):
-        raise UserError(
-            f"{found[0]!r} exists; give --overwrite, another --out, or go on with --resume"
-        )
+    state = path.with_suffix(".state")
+    for old in (path, state):
+        if old.exists() and not (args.overwrite and old.is_file()):
+            raise UserError(
+                f"{str(old)!r} exists; give --overwrite, another --out, or go on with --resume"
+            )
+    if path.exists() and request.video is not None and path.samefile(request.video.path):
+        raise UserError(f"{str(path)!r} is the video that the film continues; give another --out")
     files.check_writable(path.parent)
 
     def start(progress: Any) -> "FilmStream":
         model = source.load(dtype=request.dtype)
-        stream = model.open_stream(request, story, progress=progress)
-        for old in files_made:
-            old.unlink(missing_ok=True)
-        return stream
+        return model.open_stream(request, story, progress=progress)
 
-    return *files_made, start
+    return Job(start, path, state, overwrite=args.overwrite)
 
 
-def resumed(args: argparse.Namespace) -> Start:
-    """Returns what goes on with a film, which is cut back to its state; all is checked."""
+def resumed(args: argparse.Namespace) -> Job:
+    """Returns a film that goes on; it is cut back to its state."""
     from skyreels_jax.pipelines import files, fragments, load
     from skyreels_jax.pipelines.state import read_state
     from skyreels_jax.pipelines.stream_request import resumed_request
@@ -121,44 +136,61 @@ def resumed(args: argparse.Namespace) -> Start:
     source = load.find(args.model_id or state.recipe.model_id)
     request = resumed_request(source, state, seconds=args.seconds)
     path = checked(args.out or args.resume.with_suffix(".mp4"))
-    files.check_writable(path.parent)
-    fragments.cut(path, state.frames)
+    for place in (path, args.resume):
+        files.check_writable(place.parent)
+    header = fragments.header_of(request.height, request.width, request.fps)
+    size = fragments.cut(path, state.frames, header=header)
 
     def start(progress: Any) -> "FilmStream":
         model = source.load(dtype=request.dtype)
         return model.resume(state, seconds=args.seconds, progress=progress)
 
-    return path, args.resume, start
+    return Job(start, path, args.resume, size)
 
 
-def make(
-    stream: "FilmStream", path: pathlib.Path, state_path: pathlib.Path, report: Callable
-) -> None:
-    """Makes the film at `path`; whatever stops it, whole windows and their state are left."""
+def make(job: Job, stream: "FilmStream", report: Callable) -> None:
+    """Makes the film; whatever stops it, whole windows are left, and a state to go on from.
+
+    What it takes the place of stays until there is a window.
+    """
     from skyreels_jax.pipelines import fragments
 
     kept, before, started = stream.frames, stream.frames, time.monotonic()
+    size, begun = job.size, job.size is not None
     try:
         for frames in stream:
-            fragments.append(path, frames, stream.fps, at=stream.frames - len(frames))
+            if not begun and job.overwrite:
+                for old in (job.path, job.state):
+                    old.unlink(missing_ok=True)
+            begun, at = True, stream.frames - len(frames)
+            size = fragments.append(job.path, frames, stream.fps, at=at, size=size)
+            kept = stream.frames  # before the state: the film may be ahead of it, never behind
             state = stream.state
             if state is None:  # a part of the video that the film continues
-                before = stream.frames
+                before = kept
                 continue
-            state.save(state_path)
-            kept = stream.frames
+            state.save(job.state)
             rate = (kept - before) / stream.fps / (time.monotonic() - started)
             whole = stream.num_frames
             goal = "" if whole is None else f" of {whole / stream.fps:.1f} s"
             report(f"{stream.seconds:.1f} s{goal}, {rate:.3g} seconds made a second")
-    except BaseException:
-        if kept:
-            fragments.cut(path, kept)
-            command = shlex.join(["skyreels-jax", "stream", "--resume", str(state_path)])
-            report(f"{path} has {kept / stream.fps:.1f} s; go on with: {command}")
-        else:
-            path.unlink(missing_ok=True)
+    except fragments.Changed:  # what is there is not ours to cut
         raise
+    except BaseException:
+        if kept and job.state.exists():
+            fragments.cut(job.path, kept)
+            report(f"{job.path} has {kept / stream.fps:.1f} s; go on with: {again(job)}")
+        elif begun:
+            job.path.unlink(missing_ok=True)
+        raise
+
+
+def again(job: Job) -> str:
+    """Returns the command that goes on with the film."""
+    command = ["skyreels-jax", "stream", "--resume", str(job.state)]
+    if job.path != job.state.with_suffix(".mp4"):
+        command += ["--out", str(job.path)]
+    return shlex.join(command)
 
 
 def checked(path: pathlib.Path) -> pathlib.Path:

@@ -27,6 +27,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: Iterable[str] 
     ("_class_name"). Lists become tuples; an int is accepted where a float is declared; any other
     type mismatch raises.
     """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls!r} is no dataclass")
     hints = typing.get_type_hints(cls)
     ignore = set(ignore)
     built = {}
@@ -111,7 +113,7 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
     if origin in (dict, Mapping) or hint is dict:
         if isinstance(value, Mapping):
             return dict(value)
-    elif dataclasses.is_dataclass(hint):
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if isinstance(value, Mapping):

@@ -5,14 +5,17 @@ import zlib
 
 import jax
 import numpy as np
+from jaxtyping import Array, Int
 
 from skyreels_jax.core.types import PRNGKey
 
+Step = int | np.integer | Int[Array, ""]
 
-def stream(seed: int | np.integer | PRNGKey, name: str, step=0) -> PRNGKey:
+
+def stream(seed: int | np.integer | PRNGKey, name: str, step: Step = 0) -> PRNGKey:
     """Returns the key of stream `name` at `step`: the same three values, the same key, anywhere.
 
-    `seed` is an integer or a key, `step` an integer or an integer array (it may be traced).
+    `seed` is an integer or a key, `step` an integer or one in an array (it may be traced).
     """
     if not isinstance(seed, jax.Array):
         seed = jax.random.key(operator.index(seed))

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float
 
 from skyreels_jax.core.types import Latents, Time
 
-# With a memory (see step_cache) it is `(x, timestep, memory) -> (v, memory)`.
-VelocityFn = Callable[[Latents, Time], Latents] | Callable[[Latents, Time, Any], tuple]
+Forgetful = Callable[[Latents, Time], Latents]
+Remembering = Callable[[Latents, Time, Any], tuple[Latents, Any]]  # a memory too, see step_cache
+VelocityFn = Forgetful | Remembering
 
 
 def conditional(model: Callable, cond: Mapping[str, Any]) -> Partial:

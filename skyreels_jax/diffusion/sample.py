@@ -12,22 +12,21 @@ latents (`place`): text, first image, continuation of a film, first and last ima
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from skyreels_jax.core.rng import stream
+from skyreels_jax.core.rng import Step, stream
 from skyreels_jax.core.types import Latents, Time
 from skyreels_jax.diffusion.grids import TimeGrid
-from skyreels_jax.diffusion.guidance import VelocityFn
+from skyreels_jax.diffusion.guidance import Forgetful, Remembering, VelocityFn
 from skyreels_jax.diffusion.solvers.base import Solver, over_latents
 
 Noise = Float[Array | np.ndarray, "B T H W C"]
-Number = int | np.integer | Int[Array, ""]
 
 
 def place(
@@ -46,7 +45,7 @@ def place(
 
 
 def condition_noise(
-    keys: Key[Array, " B"], number: Number, shape: tuple[int, ...]
+    keys: Key[Array, " B"], number: Step, shape: tuple[int, ...]
 ) -> Float[Array, "B T H W C"]:
     """Returns the unit noise of row `number`, `shape` [T, H, W, C] from each sample's own key."""
 
@@ -61,8 +60,8 @@ def evaluate(
 ) -> tuple[Latents, Any]:
     """Returns the velocity, float32, and the memory after it (None: the function has none)."""
     if memory is None:
-        return velocity_fn(x, timestep).astype(jnp.float32), None
-    v, memory = velocity_fn(x, timestep, memory)
+        return cast(Forgetful, velocity_fn)(x, timestep).astype(jnp.float32), None
+    v, memory = cast(Remembering, velocity_fn)(x, timestep, memory)
     return v.astype(jnp.float32), memory
 
 
@@ -73,7 +72,7 @@ def advance(
     row: TimeGrid,
     *,
     solver: Solver,
-    number: Number = 0,
+    number: Step = 0,
     keys: Key[Array, " B"] | None = None,
 ) -> tuple[Any, Latents]:
     """Returns state and latents after `row`, the grid's row `number`.

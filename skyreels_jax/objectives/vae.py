@@ -4,7 +4,7 @@ perceptual distance.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,14 @@ from skyreels_jax.core.types import Batch, Latents, PRNGKey, Video
 from skyreels_jax.objectives.base import LossOutput
 
 Perceptual = Callable[[Video, Video], Float[Array, " B"]]
+
+
+class Autoencoder(Protocol):
+    """What the objective asks of a model: mean and log variance of the latents, and pixels."""
+
+    def encode(self, video: Video) -> tuple[Latents, Latents]: ...
+
+    def decode(self, latents: Latents, *, clip: bool) -> Video: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +59,10 @@ class VAEObjective:
     ) -> LossOutput:
         del frozen
         video = batch["video"].astype(jnp.float32)
-        mean, logvar = model.encode(video)
+        vae = cast(Autoencoder, model)
+        mean, logvar = vae.encode(video)
         noise = jax.random.normal(stream(key, "posterior"), mean.shape, mean.dtype)
-        made = model.decode(mean + jnp.exp(0.5 * logvar) * noise, clip=False).astype(jnp.float32)
+        made = vae.decode(mean + jnp.exp(0.5 * logvar) * noise, clip=False).astype(jnp.float32)
         terms = {
             "charbonnier": charbonnier(made - video, self.epsilon),
             "gradient": gradient_l1(made, video),

@@ -24,6 +24,10 @@ HEADER, FRAGMENT = (b"ftyp", b"moov"), (b"moof", b"mdat")
 PARENTS = (b"moof", b"traf")
 
 
+class Changed(UserError):
+    """Another program has made or changed a film that was to grow."""
+
+
 class Box(NamedTuple):
     """A box of a file: its type, where it and its content start, and where it ends."""
 
@@ -33,39 +37,74 @@ class Box(NamedTuple):
     end: int
 
 
-def append(path: pathlib.Path, frames: np.ndarray, fps: float | int, *, at: int) -> None:
+def append(
+    path: pathlib.Path,
+    frames: np.ndarray,
+    fps: float | int,
+    *,
+    at: int,
+    size: int | None = None,
+) -> int:
     """Makes `frames` uint8 [F, H, W, 3] the frames from number `at` on of the film at `path`.
 
-    The file must hold `at` frames (see `cut`), none: it is made. It is on the disk when this
-    returns. Raises `UserError` if it cannot be written, or holds films of another make.
+    The file must hold `at` frames (see `cut`); at 0 there must be none, and it is made. It is on
+    the disk when this returns how many bytes it has, which is `size` next time.
+    Raises `UserError` if it cannot be written, or holds films of another make; `Changed` if it is
+    there at 0, is not there later, or has another size.
     """
     data, ticks = encoded(frames, fps)
-    header = b"".join(_bytes(data, box) for box in boxes(data) if box.kind in HEADER)
-    new = b"".join(_bytes(data, box) for box in boxes(data) if box.kind in FRAGMENT)
+    header, new = (_parts(data, kinds) for kinds in (HEADER, FRAGMENT))
     try:
         if at == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if at else "wb") as file:
-            if at and file.read(len(header)) != header:
-                raise UserError(f"{str(path)!r} is a film of another size, rate or encoder")
-            file.seek(0, os.SEEK_END)
+        with path.open("r+b" if at else "xb") as file:
+            if at:
+                _check_header(path, file, header)
+            if file.seek(0, os.SEEK_END) != size and size is not None:
+                raise _changed(path)
             file.write(_moved(new, at, ticks) if at else header + new)
             file.flush()
             os.fsync(file.fileno())
+            return file.tell()
     except OSError as error:
+        if isinstance(error, FileExistsError | FileNotFoundError) and path.exists() != bool(at):
+            raise _changed(path) from None
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
-def cut(path: pathlib.Path, frames: int) -> None:
-    """Cuts the film at `path` back to its first `frames`, the end of a window.
+def header_of(height: int, width: int, fps: float | int) -> bytes:
+    """Returns what films of this size and rate start with, as they are encoded here."""
+    return _parts(encoded(np.zeros((1, height, width, 3), np.uint8), fps)[0], HEADER)
 
-    Raises `UserError` if there is no such film, or it has fewer frames.
+
+def cut(path: pathlib.Path, frames: int, *, header: bytes = b"") -> int:
+    """Cuts the film at `path` back to its first `frames`, the end of a window; returns its bytes.
+
+    Raises `UserError`, and cuts nothing, if there is no such film, it has fewer frames, or does not
+    start with `header`.
     """
     try:
         with path.open("r+b") as file:
-            file.truncate(_end_of(path, file, frames))
+            end = _end_of(path, file, frames)
+            file.seek(0)
+            _check_header(path, file, header)
+            return file.truncate(end)
     except OSError as error:
         raise UserError(f"cannot cut {str(path)!r}: {error.strerror or error}") from None
+    except (struct.error, RecursionError):
+        raise UserError(f"{str(path)!r} is a damaged film; give the film of this state") from None
+
+
+def _check_header(path: pathlib.Path, file: BinaryIO, header: bytes) -> None:
+    if file.read(len(header)) != header:
+        raise UserError(f"{str(path)!r} is a film of another size, rate or encoder")
+
+
+def _changed(path: pathlib.Path) -> Changed:
+    return Changed(
+        f"another program has made or changed {str(path)!r} meanwhile; stop that one, or give "
+        "another --out"
+    )
 
 
 def _end_of(path: pathlib.Path, file: BinaryIO, frames: int) -> int:
@@ -143,5 +182,5 @@ def boxes(data: bytes | bytearray, start: int = 0, end: int | None = None) -> It
         start += max(length, 8)
 
 
-def _bytes(data: bytes, box: Box) -> bytes:
-    return data[box.start : box.end]
+def _parts(data: bytes, kinds: tuple[bytes, ...]) -> bytes:
+    return b"".join(data[box.start : box.end] for box in boxes(data) if box.kind in kinds)

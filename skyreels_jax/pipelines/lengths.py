@@ -40,6 +40,11 @@ class Window:
     frames: int
     last: bool
 
+    @property
+    def middle(self) -> float:
+        """The middle of what it adds, in frames from the first that is made."""
+        return self.first_frame + self.frames / 2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilmPlan:

@@ -16,7 +16,7 @@ WAN_NEGATIVE_PROMPT = (
 def read_prompts(path: pathlib.Path) -> list[str]:
     """Returns the prompts in a UTF-8 text file, one a line, blank lines left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors may mark UTF-8
     except OSError as error:
         raise UserError(f"cannot read prompts from {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError:

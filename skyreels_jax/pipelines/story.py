@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from skyreels_jax.core.errors import UserError
@@ -58,6 +58,13 @@ class Story:
                 return ((1 - share, before), (share, after)) if share > 0 else ((1.0, before),)
         return ((1.0, self.prompts[-1]),)
 
+    def span(self, index: int) -> tuple[float, float]:
+        """Returns from when till when prompt number `index` is seen, if faintly."""
+        starts = [start for start, _ in self.segments]
+        first = starts[index] - self.crossfade / 2 if index else -math.inf
+        last = (*starts[1:], math.inf)[index] + self.crossfade / 2
+        return first, last
+
     def check_seconds(self, seconds: Number) -> None:
         """Raises `UserError` for a prompt that a film of so many seconds does not reach."""
         start, prompt = self.segments[-1]
@@ -75,7 +82,8 @@ def read_segments(prompts: Any) -> list[str] | list[Segment]:
     """
     if isinstance(prompts, os.PathLike):
         prompts = parse_lines(read_prompts(pathlib.Path(prompts)), str(prompts))
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    alone = isinstance(prompts, str) or not isinstance(prompts, Iterable)
+    prompts = [prompts] if alone else list(prompts)
     prompts = [pair if isinstance(pair, str) else _segment(pair) for pair in prompts]
     texts = [pair if isinstance(pair, str) else pair[1] for pair in prompts]
     if not texts or not all(text.strip() for text in texts):

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,7 +142,8 @@ def make_request(
         _check_orientation(end, height, width)
     if endless or seconds is not None:
         chosen["num_frames"] = given.get("num_frames")
-    chosen["base_num_frames"] = chosen["base_num_frames"] or defaults.num_frames
+    if chosen["base_num_frames"] is None:
+        chosen["base_num_frames"] = defaults.num_frames
     film = _film(geometry, chosen, image=still, end_image=end, video=video, seconds=seconds)
     return Request(
         prompts=prompts,
@@ -159,18 +160,21 @@ def make_request(
         end_image=end,
         video=video,
         lora=lora,
-        step_cache=_step_cache(chosen, coefficients, film),
+        step_cache=_step_cache(chosen, given, coefficients, film),
     )
 
 
 def _step_cache(
-    chosen: dict[str, Any], coefficients: Coefficients, film: FilmPlan
+    chosen: dict[str, Any], given: dict[str, Any], coefficients: Coefficients, film: FilmPlan
 ) -> TeaCache | None:
     for name in ("teacache", "use_ret_steps", "force_teacache"):
         if not isinstance(chosen[name], bool):
             raise UserError(f"{name} must be true or false, got {chosen[name]!r}")
     threshold = _real("teacache_thresh", chosen["teacache_thresh"], 100.0, zero=True)
     if not chosen["teacache"]:
+        for name in ("teacache_thresh", "use_ret_steps", "force_teacache"):
+            if "teacache" not in given and given.get(name, False) is not False:
+                raise UserError(f"{name} does nothing without teacache; give both, or neither")
         return None
     if film.cached:
         raise UserError(
@@ -199,7 +203,7 @@ def _film(
 ) -> FilmPlan:
     """Returns the windows of a film; those of a model that forces nothing are one."""
     step, frames = geometry.temporal * geometry.patch[0], chosen["num_frames"]
-    limit = geometry.max_positions * step - step + 1
+    limit = (geometry.max_positions - 1 - (end_image is not None)) * step + 1
     shared = {
         "temporal": step,
         "inference_steps": _whole("inference_steps", chosen["inference_steps"], 1, 1000),
@@ -250,7 +254,7 @@ def _carry(carry: Any, geometry: Geometry) -> str:
 def _block(size: Any, geometry: Geometry, carry: str) -> int:
     """Returns the latent frames of a block."""
     own = geometry.causal_block
-    size = _whole("causal_block_size", size or own, 1, geometry.max_positions)
+    size = _whole("causal_block_size", own if size is None else size, 1, geometry.max_positions)
     if carry == "cache" and size != own:
         raise UserError(
             f"causal_block_size {size} is not that of this model's cache; "
@@ -292,7 +296,8 @@ def _rate(fps: Any, video: Video | None) -> float:
 
 def check_prompts(prompt: Any) -> tuple[str, ...]:
     """Returns one text or several as a tuple; `UserError` if none, an empty one, or no text."""
-    prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    alone = isinstance(prompt, str) or not isinstance(prompt, Iterable)
+    prompts = (prompt,) if alone else tuple(prompt)
     if not prompts:
         raise UserError("no prompt given; say in a sentence what the film shows")
     for text in prompts:
@@ -361,7 +366,7 @@ def _side(name: str, value: Any, multiple: int, geometry: Geometry) -> int:
 
 
 def _seeds(seed: Any, count: int) -> tuple[int, ...]:
-    seeds = (seed,) * count if isinstance(seed, numbers.Integral) else tuple(seed)
+    seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * count
     if len(seeds) != count:
         raise UserError(f"{len(seeds)} seeds for {count} prompts; give one seed, or one per prompt")
     return tuple(_whole("seed", s, 0, MAX_SEED) for s in seeds)

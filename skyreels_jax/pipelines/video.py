@@ -23,7 +23,7 @@ class Video:
     """A video that was read once, to its end; `first` is its first frame.
 
     num_frames, fps: None for the rate of frames that were handed over.
-    open: a new iterator over its frames, [H, W, 3] as they are in the file.
+    open: a new iterator over its frames, [H, W, 3], upright but otherwise as in the file.
     path: of its file, None if it was handed over. sha256: names the frames.
     """
 
@@ -112,7 +112,7 @@ def _read_file(path: pathlib.Path) -> Video:
         raise UserError(f"video {str(path)!r} has no frames")
     return Video(
         num_frames=count,
-        fps=None if fps is None else float(fps),
+        fps=float(fps) if fps else None,
         first=first,
         open=open_frames,
         sha256=digest.hexdigest(),
@@ -126,4 +126,6 @@ def _frames(path: pathlib.Path) -> Iterator[Pixels]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             # The file says which colour matrix it was written with; ffmpeg does not look by itself.
-            yield frame.reformat(format="rgb24", src_colorspace=frame.colorspace).to_ndarray()
+            rgb = frame.reformat(format="rgb24", src_colorspace=frame.colorspace).to_ndarray()
+            # Phones film lying down, and write by how much players turn it, counterclockwise.
+            yield np.rot90(rgb, round(frame.rotation / 90))

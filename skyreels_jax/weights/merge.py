@@ -69,33 +69,40 @@ def _factors(
     shape: tuple[int, ...], changes: Sequence[tuple[Change, np.float32]]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Returns all low-rank changes of a leaf as one: factors side by side, zeros where none is."""
-    low = [(change, scale) for change, scale in changes if change.down is not None]
+    low = [
+        (change.index, change.down, scale * change.up)
+        for change, scale in changes
+        if change.down is not None and change.up is not None
+    ]
     if not low:
         return None, None
     used: dict[tuple[int, ...], int] = {}
     spans = []
-    for change, _ in low:
-        start = used.get(change.index, 0)
-        used[change.index] = start + change.down.shape[1]
-        spans.append(slice(start, used[change.index]))
+    for index, part, _ in low:
+        start = used.get(index, 0)
+        used[index] = start + part.shape[1]
+        spans.append(slice(start, used[index]))
     rank = max(used.values())
     down = np.zeros((*shape[:-1], rank), np.float32)
     up = np.zeros((*shape[:-2], rank, shape[-1]), np.float32)
-    for (change, scale), span in zip(low, spans, strict=True):
-        down[(*change.index, slice(None), span)] = change.down
-        up[(*change.index, span)] = scale * change.up
+    for (index, *factors), span in zip(low, spans, strict=True):
+        down[(*index, slice(None), span)], up[(*index, span)] = factors
     return down, up
 
 
 def _whole(
     shape: tuple[int, ...], changes: Sequence[tuple[Change, np.float32]]
 ) -> np.ndarray | None:
-    whole = [(change, scale) for change, scale in changes if change.whole is not None]
+    whole = [
+        (change.index, scale * change.whole)
+        for change, scale in changes
+        if change.whole is not None
+    ]
     if not whole:
         return None
     total = np.zeros(shape, np.float32)
-    for change, scale in whole:
-        total[change.index] += scale * change.whole
+    for index, part in whole:
+        total[index] += part
     return total
 
 

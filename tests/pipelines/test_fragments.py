@@ -101,6 +101,38 @@ def test_windows_of_another_make_are_refused(film):
     assert film.read_bytes() == before
 
 
+def test_what_another_program_changed_is_left_alone(film):
+    size = film.stat().st_size
+    fragments.append(film, WINDOWS[2], 24, at=21, size=size)
+    before = film.read_bytes()
+    for at, expected in ((25, size), (0, None)):
+        with pytest.raises(fragments.Changed, match="stop that one, or give another --out"):
+            fragments.append(film, WINDOWS[2], 24, at=at, size=expected)
+    assert film.read_bytes() == before
+    film.unlink()
+    with pytest.raises(fragments.Changed):
+        fragments.append(film, WINDOWS[2], 24, at=25, size=len(before))
+
+
+def test_films_of_another_make_are_not_cut(film):
+    header = fragments.header_of(32, 48, 24)
+    assert fragments.cut(film, 21, header=header) == film.stat().st_size
+    before = film.read_bytes()
+    for other in ((32, 64, 24), (32, 48, 30)):
+        with pytest.raises(UserError, match="another size, rate or encoder"):
+            fragments.cut(film, 9, header=fragments.header_of(*other))
+    assert film.read_bytes() == before
+
+
+def test_damaged_boxes(film):
+    data = bytearray(film.read_bytes())
+    place = data.index(b"traf")
+    data[place - 4 : place] = (2**31).to_bytes(4, "big")  # longer than what holds it
+    film.write_bytes(data)
+    with pytest.raises(UserError, match="is a damaged film"):
+        fragments.cut(film, 9)
+
+
 def test_files_that_are_no_films(tmp_path):
     path = tmp_path / "film.mp4"
     with pytest.raises(UserError, match="cannot cut .*No such file"):

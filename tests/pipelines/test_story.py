@@ -31,6 +31,12 @@ def test_a_file_of_seconds(tmp_path):
     assert story.segments == ((0.0, "A red ring: close-up."), (2.5, "Dusk."))
 
 
+def test_a_file_with_a_mark(tmp_path):
+    path = tmp_path / "story.txt"
+    path.write_text("0: A red ring.\n1: Dusk.\n", encoding="utf-8-sig")
+    assert make_story(path, seconds=None).segments == ((0.0, "A red ring."), (1.0, "Dusk."))
+
+
 def test_a_file_of_prompts(tmp_path):
     path = tmp_path / "story.txt"
     path.write_text("A red ring.\nDusk at 9:30.\n")
@@ -70,6 +76,7 @@ def test_weights_sum_to_one_and_neighbours_mix(lengths, share, second):
         (["a", 3], {}, "pairs, got 3"),
         (["a", (3, "b")], {}, "give all prompts with the seconds"),
         ([(0, " ")], {}, "missing or empty"),
+        (None, {}, "pairs, got None"),
         ([(1, "a")], {}, "starts at 1 s; legal: 0"),
         ([(0, "a"), (0, "b")], {}, "starts at 0 s after one at 0 s"),
         (["a", "b"], {"seconds": None}, "2 prompts cannot share a film without end"),

@@ -1,5 +1,7 @@
 """Videos that films continue: read in constant memory, cut to size, refused when damaged."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,24 @@ def test_a_file(path):
     chunks = list(video.chunks(4, 48, 64))
     assert [len(chunk) for chunk in chunks] == [4, 4, 3]
     np.testing.assert_array_equal(np.concatenate(chunks)[-5:], tail)
+
+
+@pytest.mark.parametrize(
+    ("turn", "k"), [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)]
+)
+def test_a_film_of_a_phone_is_turned(path, turn, k):
+    """The matrix of the track says how players turn the picture (ISO/IEC 14496-12, tkhd)."""
+    plain = read_video(path).tail(11, 48, 64)
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in turn)
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = matrix
+    path.write_bytes(data)
+    video = read_video(path)
+    turned = np.rot90(plain, k, axes=(1, 2))
+    assert video.first.shape == turned.shape[1:]
+    np.testing.assert_array_equal(video.tail(11, *turned.shape[1:3]), turned)
 
 
 def test_frames_handed_over():
