@@ -43,7 +43,7 @@ def judge_lasting_camera(
     """Returns (camera_motion, clock, residual) of frames from anywhere in a film.
 
     As `judge_camera`, but zooms in and out are one motion, "zoom", which turns every ZOOM_FRAMES:
-    `clock` is the frame number at which frames[0] fits it best as a zoom in, one of every fourth.
+    `clock` is the frame number at which frames[0] fits it best as a zoom in.
     """
     pair = _pairs(frames, cover)
     if pair is None:
@@ -57,7 +57,9 @@ def judge_lasting_camera(
     def zoom_error(clock: int, rate: float) -> float:
         return _error(_move(first, "zoom_in", rate, early + clock, late + clock), second)
 
-    clock = min(range(0, 2 * int(world.ZOOM_FRAMES), 4), key=lambda c: zoom_error(c, 1.0))
+    coarse = range(0, 2 * int(world.ZOOM_FRAMES), 4)
+    clock = min(coarse, key=lambda c: zoom_error(c, 1.0))
+    clock = min(range(clock - 2, clock + 3), key=lambda c: zoom_error(c, 1.0))
     errors |= {("zoom", rate): zoom_error(clock, rate) for rate in RATES}
     motion, _, residual = _verdict(errors)
     return motion, clock, residual

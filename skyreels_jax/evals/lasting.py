@@ -12,17 +12,19 @@ This is the rule for every second alike, the first one too, so that they can be 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, UInt8
 
 from skyreels_jax.data.toy_film import world
+from skyreels_jax.data.toy_film.render import signed_distance
 from skyreels_jax.data.toy_film.world import NO_SPEED, Scene
 from skyreels_jax.evals.camera import judge_lasting_camera
 from skyreels_jax.evals.judge import UNSEEN, check_size, shot_type, world_size
 from skyreels_jax.evals.motion import judge_lasting_motion
 from skyreels_jax.evals.palette import place_and_light
-from skyreels_jax.evals.subject import find_subject
+from skyreels_jax.evals.subject import Subject, find_subject
 
 STRETCH = 33  # frames that tell all attributes: a whole period of the slowest bounce
+_RIM = 1.0  # pixels
 _BECOMES = {
     "direction": {
         "left": "horizontal",
@@ -56,14 +58,14 @@ class Stretch:
 
     shown: value (of `LASTING`) or UNSEEN by attribute.
     presence, flicker, consistency: as in `Verdict`.
-    cover: the share of each pixel that is the subject, 0 where it is not seen.
+    inside: which pixels are the subject's without its rim: by its outline, whatever their colour.
     """
 
     shown: dict[str, str]
     presence: float
     flicker: float
     consistency: float
-    cover: Float[np.ndarray, "T 64 64"]
+    inside: Bool[np.ndarray, "T 64 64"]
 
 
 def judge_stretch(frames: UInt8[np.ndarray, "T H W 3"]) -> Stretch:
@@ -80,7 +82,9 @@ def judge_stretch(frames: UInt8[np.ndarray, "T H W 3"]) -> Stretch:
     shown = dict.fromkeys(world.ATTRIBUTES, UNSEEN)
     shown |= {"environment": environment, "lighting": lighting, "camera_motion": camera}
     if subject is None:
-        return Stretch(shown=shown, presence=0.0, flicker=flicker, consistency=0.0, cover=cover)
+        return Stretch(
+            shown=shown, presence=0.0, flicker=flicker, consistency=0.0, inside=cover > 1
+        )
     direction, speed, _ = judge_lasting_motion(subject.centre)
     zoomed = "zoom_in" if camera == "zoom" else camera
     shown |= {
@@ -96,5 +100,12 @@ def judge_stretch(frames: UInt8[np.ndarray, "T H W 3"]) -> Stretch:
         presence=presence,
         flicker=flicker,
         consistency=presence * subject.overlap * float(np.exp(-residual / 16)),
-        cover=cover * subject.seen[:, None, None],
+        inside=_inside(subject),
     )
+
+
+def _inside(subject: Subject) -> np.ndarray:
+    grid = np.arange(world.SIZE) + 0.5
+    dx = grid[None, None, :] - subject.centre[:, 0, None, None]
+    dy = grid[None, :, None] - subject.centre[:, 1, None, None]
+    return signed_distance(subject.shape, dx, dy, subject.radius[:, None, None]) < -_RIM

@@ -66,4 +66,4 @@ def test_a_stretch_without_subject_is_unseen():
     stretch = judge_stretch(frames)
     assert stretch.shown["colour"] == stretch.shown["speed"] == UNSEEN
     assert stretch.shown["environment"] == scene.environment
-    assert stretch.presence == stretch.consistency == 0 and not stretch.cover.any()
+    assert stretch.presence == stretch.consistency == 0 and not stretch.inside.any()
