@@ -51,6 +51,7 @@ setup(
         "numpy>=2",
         "scipy>=1.12",
         "ml_dtypes>=0.5",
+        "matplotlib>=3.9",
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10,<0.13"],

@@ -25,6 +25,57 @@ def judge_camera(
     mean error over all pairs wins. `rate` is the winning multiple (0 when static) and `residual`
     the root mean square error in levels. `start` is the film's frame number of frames[0].
     """
+    pair = _pairs(frames, cover)
+    if pair is None:
+        return "static", 0.0, 0.0
+    early, late, first, second = pair
+    errors = {("static", 0.0): _error(first, second)}
+    for motion in world.CAMERA_MOTIONS[1:]:
+        for rate in RATES:
+            moved = _move(first, motion, rate, early + start, late + start)
+            errors[motion, rate] = _error(moved, second)
+    return _verdict(errors)
+
+
+def judge_lasting_camera(
+    frames: UInt8[np.ndarray, "T 64 64 3"], cover: Float[np.ndarray, "T 64 64"]
+) -> tuple[str, int, float]:
+    """Returns (camera_motion, clock, residual) of frames from anywhere in a film.
+
+    As `judge_camera`, but zooms in and out are one motion, "zoom", which turns every ZOOM_FRAMES:
+    `clock` is the frame number at which frames[0] fits it best as a zoom in.
+    """
+    pair = _pairs(frames, cover)
+    if pair is None:
+        return "static", 0, 0.0
+    early, late, first, second = pair
+    errors = {("static", 0.0): _error(first, second)}
+    for motion in ("pan_left", "pan_right"):
+        for rate in RATES:
+            errors[motion, rate] = _error(_move(first, motion, rate, early, late), second)
+
+    def zoom_error(clock: int, rate: float) -> float:
+        return _error(_move(first, "zoom_in", rate, early + clock, late + clock), second)
+
+    coarse = range(0, 2 * int(world.ZOOM_FRAMES), 4)
+    clock = min(coarse, key=lambda c: zoom_error(c, 1.0))
+    clock = min(range(clock - 2, clock + 3), key=lambda c: zoom_error(c, 1.0))
+    errors |= {("zoom", rate): zoom_error(clock, rate) for rate in RATES}
+    motion, _, residual = _verdict(errors)
+    return motion, clock, residual
+
+
+def _verdict(errors: dict[tuple[str, float], float]) -> tuple[str, float, float]:
+    motion, rate = min(errors, key=errors.get)
+    residual = float(np.sqrt(errors[motion, rate]))
+    return (motion, rate, residual) if rate >= MOVING else ("static", 0.0, residual)
+
+
+def _pairs(
+    frames: np.ndarray, cover: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Returns the numbers of the earlier and later frames of pairs, and these at half size with
+    a fourth channel that says what is background; None if there are too few frames for any."""
     pairs = []
     for gap in _GAPS:
         count = len(frames) - gap
@@ -32,22 +83,13 @@ def judge_camera(
             firsts = np.unique(np.linspace(0, count - 1, min(_PAIRS, count)).astype(int))
             pairs += [(t, t + gap) for t in firsts]
     if not pairs:
-        return "static", 0.0, 0.0
+        return None
     early, late = np.array(pairs).T
     moving = np.unique(np.concatenate([early, late]))
     clear = {t: 1.0 - np.clip(1.5 * _grown(cover[t]), 0, 1) for t in moving}
-    # Per frame: colour and, last, whether it is background; half size, which removes noise too.
+    # Half size removes noise too.
     half = {t: _half(np.concatenate([frames[t], clear[t][..., None]], -1)) for t in moving}
-    first = np.stack([half[t] for t in early])
-    second = np.stack([half[t] for t in late])
-    errors = {("static", 0.0): _error(first, second)}
-    for motion in world.CAMERA_MOTIONS[1:]:
-        for rate in RATES:
-            moved = _move(first, motion, rate, early + start, late + start)
-            errors[motion, rate] = _error(moved, second)
-    motion, rate = min(errors, key=errors.get)
-    residual = float(np.sqrt(errors[motion, rate]))
-    return (motion, rate, residual) if rate >= MOVING else ("static", 0.0, residual)
+    return early, late, np.stack([half[t] for t in early]), np.stack([half[t] for t in late])
 
 
 def _grown(cover: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     other sizes.
     """
     check_size(*frames.shape[:3])
-    frames = _world_size(frames)
+    frames = world_size(frames)
     environment, lighting = place_and_light(frames)
     subject = find_subject(frames, environment, lighting)
     cover = np.zeros(frames.shape[:3]) if subject is None else subject.cover
@@ -80,7 +80,7 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     scene = Scene(
         colour=subject.colour,
         shape=subject.shape,
-        shot_type=_shot_type(subject, camera, times),
+        shot_type=shot_type(subject, camera, times),
         direction=direction,
         speed=speed,
         camera_motion=camera,
@@ -106,13 +106,14 @@ def check_size(num_frames: int, height: int, width: int) -> None:
         )
 
 
-def _world_size(frames: np.ndarray) -> np.ndarray:
+def world_size(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T 64 64 3"]:
+    """Returns the frames at the size of the world."""
     fold = frames.shape[1] // SIZE
     small = frames.reshape(-1, SIZE, fold, SIZE, fold, 3).mean((2, 4))
     return frames if fold == 1 else np.round(small).astype(np.uint8)
 
 
-def _shot_type(subject: Subject, camera: str, times: np.ndarray) -> str:
+def shot_type(subject: Subject, camera: str, times: np.ndarray) -> str:
     """Returns the shot of the radius nearest (by ratio) to the median one, zoom taken out."""
     scale = world.zoom_scale(camera, times)
     zoom = np.sqrt(scale / (world.ZOOM_FACTOR**0.5 if scale.max() > 1 else 1.0))
