@@ -28,7 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["skyreels_jax", "skyreels_jax.*"]),
-    package_data={"skyreels_jax": ["assets/tiny/**/*", "**/*.md"]},
+    package_data={"skyreels_jax": ["assets/tiny/**/*", "**/*.md", "**/*.html"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.8",

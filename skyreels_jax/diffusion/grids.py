@@ -91,7 +91,18 @@ def whole_timesteps(sigma: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]
     return np.trunc(TIMESTEPS * sigma)
 
 
-def synchronous(steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers") -> TimeGrid:
-    """Returns the grid [steps, 1] on which all latent frames move together."""
-    sigma = flow_sigmas(steps, shift=shift, schedule=schedule)[:, None]
-    return from_sigmas(sigma, timestep=whole_timesteps(sigma[:-1]))
+def synchronous(
+    steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers", level: float = 1.0
+) -> TimeGrid:
+    """Returns the grid [rows, 1] on which all latent frames move together.
+
+    level: the noise level where they start; 1: all `steps` rows. Otherwise only the rows below it
+    are left, and one before them that starts exactly there.
+    Raises `UserError` for a level that is not in (0, 1].
+    """
+    if not 0 < level <= 1:
+        raise UserError(f"noise level {level:g} is out of range; legal: more than 0, at most 1")
+    sigma = flow_sigmas(steps, shift=shift, schedule=schedule)
+    if level < sigma[0]:
+        sigma = np.append(level, sigma[sigma < level])
+    return from_sigmas(sigma[:, None], timestep=whole_timesteps(sigma[:-1, None]))

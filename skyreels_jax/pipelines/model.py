@@ -31,7 +31,8 @@ from skyreels_jax.pipelines.story import Story
 from skyreels_jax.pipelines.stream import Carried, Films, Maker, WholeWindows, encode_frames
 from skyreels_jax.pipelines.stream_request import resumed_request, stream_request
 from skyreels_jax.pipelines.validate import Request, check_latents
-from skyreels_jax.pipelines.video import fitted
+from skyreels_jax.pipelines.video import Frames, fitted
+from skyreels_jax.pipelines.video_to_video import remade
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.load import ModelSource
@@ -212,6 +213,12 @@ class VideoModel:
             carried=carried_on(state, films),
             frames=state.frames,
         )
+
+    def remake(self, request: Request, clip: Frames, *, level: float) -> Frames:
+        """Returns `clip`, noised to `level` in (0, 1] and denoised from there, as a checked request
+        of one window wants it; see `video_to_video`."""
+        films = self._one_film(request, Story(segments=((0.0, request.prompts[0]),)), None, None)
+        return remade(films, clip, level=level)
 
     def steps(self, request: Request) -> int:
         """Returns how many times `films` will call `progress(1)`."""

@@ -1,0 +1,121 @@
+"""Pairs without people: a clip that moves well, and a distorted twin of it.
+
+SkyReels-V2 (arXiv 2504.13074, section on reinforcement learning): the rejected clip is the chosen
+one, distorted, mildly to strongly; pairs that differ in anything but motion are dropped.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from skyreels_jax.core.config import suggest
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.preferences.distortions import DISTORTIONS, check_strength, distort
+from skyreels_jax.data.preferences.records import AXES, Clip, Limits, Preference, comparable
+
+# Made again by a model, progressively: from the clip noised to a level, which is the strength (v2v,
+# mild to strong); from its first frame (i2v); from its text alone (t2v, the strongest).
+MODEL_KINDS = ("v2v", "i2v", "t2v")
+Score = Callable[[Clip, str], Mapping[str, float]]  # clip and prompt -> a number for each of AXES
+Make = Callable[[str, Clip, str, float, int], Clip]  # kind, clip, prompt, strength, seed
+
+
+class Original(NamedTuple):
+    """A clip that moves well."""
+
+    id: str
+    video: Clip
+    prompt: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwinsConfig:
+    """Which twins are made.
+
+    kinds: of `DISTORTIONS` and `MODEL_KINDS`. strengths: each in (0, 1]; i2v and t2v know only 1.
+    per_clip: twins of each clip; they take kinds and strengths in turn.
+    limits: on all other axes, see `Limits`. seed: of the first twin, the next has the next.
+    Raises `UserError` for anything else.
+    """
+
+    kinds: tuple[str, ...] = tuple(DISTORTIONS)
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0)
+    per_clip: int = 1
+    limits: Limits = Limits()
+    seed: int = 0
+
+    def __post_init__(self):
+        legal = (*DISTORTIONS, *MODEL_KINDS)
+        for kind in self.kinds:
+            if kind not in legal:
+                raise UserError(f"no distortion {kind!r}{suggest(kind, legal)}")
+        for strength in self.strengths:
+            check_strength(strength)
+        if not self.kinds or not self.strengths or self.per_clip < 1 or self.seed < 0:
+            raise UserError("twins need a kind, a strength, per_clip >= 1 and seed >= 0")
+
+    @property
+    def variants(self) -> list[tuple[str, float]]:
+        """All (kind, strength), the kind changing fastest."""
+        every = [(k, s) for s in self.strengths for k in self.kinds if k not in ("i2v", "t2v")]
+        return every + [(k, 1.0) for k in self.kinds if k in ("i2v", "t2v")]
+
+
+def twins(
+    clips: Iterable[Original],
+    config: TwinsConfig,
+    *,
+    score: Score,
+    make: Make | None = None,
+    dropped: collections.Counter | None = None,
+) -> Iterator[Preference]:
+    """Returns a pair for every twin of every clip that is comparable with it, see `comparable`.
+
+    score: measures a clip on `AXES`. make: makes the twins of `MODEL_KINDS`.
+    dropped: counts what is left out, twins that came out like their original ("same") included.
+    Raises `UserError` for a kind that needs a `make`, and when no pair is left.
+    """
+    needs_model = [kind for kind in config.kinds if kind in MODEL_KINDS]
+    if needs_model and make is None:
+        raise UserError(
+            f"{needs_model[0]} is made by a model; legal without one: {', '.join(DISTORTIONS)}"
+        )
+    dropped = collections.Counter() if dropped is None else dropped
+    made = _every_twin(clips, config, score, make, dropped)
+    return comparable(made, config.limits, dropped=dropped)
+
+
+def _every_twin(
+    clips: Iterable[Original],
+    config: TwinsConfig,
+    score: Score,
+    make: Make | None,
+    dropped: collections.Counter,
+) -> Iterator[Preference]:
+    variants, seeds = itertools.cycle(config.variants), itertools.count(config.seed)
+    for clip in clips:
+        original = score(clip.video, clip.prompt)
+        for kind, strength in itertools.islice(variants, config.per_clip):
+            seed = next(seeds)
+            if kind in MODEL_KINDS:
+                rejected = make(kind, clip.video, clip.prompt, strength, seed)
+            else:
+                rejected = distort(kind, clip.video, strength=strength, seed=seed)
+            if np.array_equal(rejected, clip.video):  # a still subject has nothing to reverse
+                dropped["same"] += 1
+                continue
+            measured = score(rejected, clip.prompt)
+            yield Preference(
+                id=f"{clip.id}/{kind}-{strength:g}-{seed}",
+                chosen=clip.video,
+                rejected=rejected,
+                label="better",
+                source=kind,
+                prompt=clip.prompt,
+                scores={axis: (float(original[axis]), float(measured[axis])) for axis in AXES},
+                strength=strength,
+            )

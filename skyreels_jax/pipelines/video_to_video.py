@@ -1,0 +1,86 @@
+"""Video to video: a clip is noised to some level and denoised from there, by the one sampler.
+
+The model's own distortions of a good clip, from mild to strong (SkyReels-V2, arXiv 2504.13074,
+section on reinforcement learning): from its noised latents (v2v), from its first frame (i2v), from
+its text alone (t2v).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.diffusion.flow import interpolate
+from skyreels_jax.diffusion.grids import synchronous
+from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines.stream import Films, decode_window, encode_frames
+from skyreels_jax.pipelines.video import Frames
+
+if TYPE_CHECKING:
+    from skyreels_jax.pipelines.model import VideoModel
+
+KINDS = ("v2v", "i2v", "t2v")
+
+
+def remake(
+    model: "VideoModel",
+    kind: str,
+    clip: Frames,
+    prompt: str,
+    strength: float,
+    seed: int,
+    **options: Any,
+) -> Frames:
+    """Returns `clip` made again by `model`, of the same shape.
+
+    kind: v2v: from the clip noised to level `strength`; 1 is the film of its text. i2v, t2v: from
+    its first frame, or from nothing of it; they know no strength but 1.
+    options: as for `VideoModel.generate`.
+    Raises `UserError` for another kind or strength, and for what the model cannot make.
+    """
+    if kind not in KINDS:
+        raise UserError(f"{kind!r} is not one of {', '.join(KINDS)}")
+    if not 0 < strength <= 1 or (kind != "v2v" and strength != 1):
+        legal = "more than 0, at most 1" if kind == "v2v" else "1"
+        raise UserError(f"strength {strength:g} of {kind} is out of range; legal: {legal}")
+    frames, height, width = clip.shape[:3]
+    options |= {"num_frames": frames, "height": height, "width": width, "seed": seed}
+    if kind == "t2v":
+        return model.generate(prompt, **options).frames
+    if kind == "i2v":
+        return model.generate(prompt, image=clip[0], **options).frames
+    if model.source.takes_image:
+        raise UserError(
+            f"{model.source.model_id} starts from images; legal for v2v: text-to-video and "
+            "diffusion-forcing models"
+        )
+    options = {"dtype": model.dtype, "lora": model.lora} | options
+    request = model.source.request(prompt=prompt, **options)
+    if request.film.count != 1:
+        raise UserError(
+            f"a clip of {frames} frames is more than one window; "
+            f"legal: at most base_num_frames {request.film.base_num_frames}"
+        )
+    return model.remake(request, clip, level=strength)
+
+
+def remade(films: Films, clip: Frames, *, level: float) -> Frames:
+    """Returns `clip` made again as the first window of `films`: all its frames move together, on
+    the rows of the sampler below noise `level`."""
+    request = films.request
+    latents = encode_frames(films.vae, clip, temporal=request.film.temporal)
+    noise = parts.initial_noise(films.seeds, latents.shape[1:])
+    grid = synchronous(request.inference_steps, shift=request.shift, level=level)
+    cond, null_cond = films.conditions(request.film.window(0))
+    made = parts.denoise(
+        *films.model,
+        interpolate(jnp.asarray(latents), noise, jnp.asarray(grid.sigma[:1])),
+        cond,
+        null_cond,
+        request,
+        grid=grid,
+        progress=films.progress,
+    )
+    frames, _, _ = decode_window(films.vae, np.asarray(made))
+    return frames
