@@ -57,7 +57,7 @@ def from_sigmas(
 
 
 def flow_sigmas(
-    steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers"
+    steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers", level: float = 1.0
 ) -> Float[np.ndarray, " steps_plus_1"]:
     """Returns the shifted noise levels of `steps` steps and the final 0, float64.
 
@@ -65,8 +65,11 @@ def flow_sigmas(
       from 1 to 0.001 with the last one dropped, shifted, and the 1 lowered by 1e-6.
     "official": `FlowUniPCMultistepScheduler.set_timesteps(steps, shift=shift)`: evenly spaced from
       float32(0.999) to 0 with the last one dropped, shifted.
-    Raises `UserError` for steps < 1 or shift <= 0.
+    level: where to start; below the first, only the levels under it are left, behind itself.
+    Raises `UserError` for steps < 1, shift <= 0 or a level that is not in (0, 1].
     """
+    if not 0 < level <= 1:
+        raise UserError(f"noise level {level:g} is out of range; legal: more than 0, at most 1")
     if steps < 1:
         raise UserError(f"inference_steps must be at least 1, got {steps}")
     if not shift > 0:
@@ -79,6 +82,8 @@ def flow_sigmas(
         raise UserError(f"schedule is 'diffusers' or 'official', got {schedule!r}")
     sigma = shift_sigma(sigma, shift)
     sigma[0] = min(sigma[0], 1 - 1e-6)
+    if level < sigma[0]:
+        sigma = np.append(level, sigma[sigma < level])
     return np.append(sigma, 0.0)
 
 
@@ -91,18 +96,7 @@ def whole_timesteps(sigma: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]
     return np.trunc(TIMESTEPS * sigma)
 
 
-def synchronous(
-    steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers", level: float = 1.0
-) -> TimeGrid:
-    """Returns the grid [rows, 1] on which all latent frames move together.
-
-    level: the noise level where they start; 1: all `steps` rows. Otherwise only the rows below it
-    are left, and one before them that starts exactly there.
-    Raises `UserError` for a level that is not in (0, 1].
-    """
-    if not 0 < level <= 1:
-        raise UserError(f"noise level {level:g} is out of range; legal: more than 0, at most 1")
-    sigma = flow_sigmas(steps, shift=shift, schedule=schedule)
-    if level < sigma[0]:
-        sigma = np.append(level, sigma[sigma < level])
-    return from_sigmas(sigma[:, None], timestep=whole_timesteps(sigma[:-1, None]))
+def synchronous(steps: int, *, shift: float = 1.0, schedule: Schedule = "diffusers") -> TimeGrid:
+    """Returns the grid [steps, 1] on which all latent frames move together."""
+    sigma = flow_sigmas(steps, shift=shift, schedule=schedule)[:, None]
+    return from_sigmas(sigma, timestep=whole_timesteps(sigma[:-1]))

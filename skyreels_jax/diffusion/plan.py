@@ -11,7 +11,7 @@ import dataclasses
 import math
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.diffusion.flow import TIMESTEPS
@@ -31,6 +31,8 @@ class Plan:
     """One run of the sampler in latent frames and steps; checked when made, before any model.
 
     latent_frames: T, given frames included.
+    level: the noise level at which frames start, for those that are not made from noise alone;
+      below 1 a frame makes fewer than `inference_steps` steps.
     prefix, suffix: how many frames at the start and at the end are given and clean. A prefix may
       end inside a block: the rest of the block is made around it, and nothing is cut off.
     base: how many frames the model sees at once; None, or T and more, for all. A longer film
@@ -44,6 +46,7 @@ class Plan:
     inference_steps: int
     shift: float = 1.0
     schedule: Schedule = "diffusers"
+    level: float = 1.0
     ar_step: int = 0
     causal_block_size: int = 1
     prefix: int = 0
@@ -52,7 +55,7 @@ class Plan:
     addnoise_condition: float = 0.0
 
     def __post_init__(self):
-        flow_sigmas(self.inference_steps, shift=self.shift, schedule=self.schedule)
+        _ = self.path
         _check("latent_frames", self.latent_frames, 1)
         _check("ar_step", self.ar_step, 0)
         _check("causal_block_size", self.causal_block_size, 1)
@@ -62,6 +65,18 @@ class Plan:
         self._check_blocks()
         if self.visible < self.latent_frames:
             self._check_window()
+
+    @property
+    def path(self) -> Float[np.ndarray, " steps_plus_1"]:
+        """The noise levels that every made frame goes through, the last one 0."""
+        return flow_sigmas(
+            self.inference_steps, shift=self.shift, schedule=self.schedule, level=self.level
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps every made frame makes."""
+        return len(self.path) - 1
 
     @property
     def visible(self) -> int:
@@ -77,12 +92,12 @@ class Plan:
     @property
     def lag(self) -> int:
         """How many rows a block starts after the one before it."""
-        return min(self.ar_step, self.inference_steps)
+        return min(self.ar_step, self.steps)
 
     @property
     def rows(self) -> int:
         """How many times the model is asked for a velocity."""
-        return self.inference_steps + (self.new_blocks - 1) * self.lag
+        return self.steps + (self.new_blocks - 1) * self.lag
 
     def _check_blocks(self) -> None:
         size, made = self.causal_block_size, self.latent_frames - self.suffix
@@ -110,7 +125,7 @@ class Plan:
                 f"base {base} is not a multiple of causal_block_size {size}; "
                 f"nearest legal: {' or '.join(near)}"
             )
-        least = math.ceil(self.inference_steps / blocks)
+        least = math.ceil(self.steps / blocks)
         if self.new_blocks > blocks and self.ar_step < least:
             raise UserError(
                 f"ar_step {self.ar_step} starts blocks before the window of base {base} can "
@@ -121,14 +136,14 @@ class Plan:
 def time_grid(plan: Plan) -> TimeGrid:
     """Returns the rows of `plan`, columns [rows, T].
 
-    What the model is told: 999 for frames that wait, whole numbers on the way, 0 for frames that
+    What the model is told: 999 (or its level) for frames that wait, whole numbers on the way, 0 for frames that
     are done or given, and `addnoise_condition` for a noised prefix.
     """
-    path = flow_sigmas(plan.inference_steps, shift=plan.shift, schedule=plan.schedule)
+    path = plan.path
     made = steps_made(plan)
     before, after = made[:-1], made[1:]
     timestep = np.append(whole_timesteps(path[:-1]), 0.0)[before]
-    timestep[after == 0] = WAITING
+    timestep[after == 0] = WAITING if plan.level == 1 else whole_timesteps(path[0])
     noised = None
     if plan.prefix and plan.addnoise_condition:
         timestep[:, : plan.prefix] = plan.addnoise_condition
@@ -146,9 +161,9 @@ def steps_made(plan: Plan) -> Int[np.ndarray, "rows_plus_1 T"]:
     """
     frame, size = np.arange(plan.latent_frames)[None], plan.causal_block_size
     start = plan.lag * (frame // size - plan.prefix // size)
-    made = np.clip(np.arange(plan.rows + 1)[:, None] - start, 0, plan.inference_steps)
+    made = np.clip(np.arange(plan.rows + 1)[:, None] - start, 0, plan.steps)
     given = (frame < plan.prefix) | (frame >= plan.latent_frames - plan.suffix)
-    return np.where(given, plan.inference_steps, made)
+    return np.where(given, plan.steps, made)
 
 
 def _window(plan: Plan, after: Int[np.ndarray, "rows T"]) -> Int[np.ndarray, "rows W"] | None:

@@ -125,18 +125,19 @@ class Films:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
         carried on; caches and memory there are gone when the next window is asked for."""
         for window in self.request.film.windows(carried.index):
-            latents, memory = self._latents(window, carried)
+            latents, memory = self.latents(window, self._noise(window), carried)
             latents = np.asarray(latents)[:, : latents.shape[1] - window.plan.suffix]
             frames, carried = self._show(latents, window, carried._replace(memory=memory))
             yield window, frames, carried
 
-    def _latents(self, window: Window, carried: Carried) -> tuple[Latents, Any]:
+    def latents(self, window: Window, x: Latents, carried: Carried) -> tuple[Latents, Any]:
+        """Returns what the model makes of `x`, noise or what is noised, and its memory after it."""
         suffix, memory = self.suffix if window.plan.suffix else None, carried.memory
         if memory is None:
             memory = self.make.start(len(self.seeds), self.size[:2])
         return self.make(
             window,
-            place(self._noise(window), prefix=carried.prefix, suffix=suffix),
+            place(x, prefix=carried.prefix, suffix=suffix),
             self.conditions(window),
             keys=jnp.stack([stream(seed, "window", window.index) for seed in self.seeds]),
             memory=memory,

@@ -5,6 +5,7 @@ section on reinforcement learning): from its noised latents (v2v), from its firs
 its text alone (t2v).
 """
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -12,9 +13,8 @@ import numpy as np
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.diffusion.flow import interpolate
-from skyreels_jax.diffusion.grids import synchronous
 from skyreels_jax.pipelines import generate as parts
-from skyreels_jax.pipelines.stream import Films, decode_window, encode_frames
+from skyreels_jax.pipelines.stream import Carried, Films, decode_window, encode_frames
 from skyreels_jax.pipelines.video import Frames
 
 if TYPE_CHECKING:
@@ -66,21 +66,12 @@ def remake(
 
 
 def remade(films: Films, clip: Frames, *, level: float) -> Frames:
-    """Returns `clip` made again as the first window of `films`: all its frames move together, on
-    the rows of the sampler below noise `level`."""
-    request = films.request
-    latents = encode_frames(films.vae, clip, temporal=request.film.temporal)
+    """Returns `clip` made again as the only window of `films`, from noise `level` on."""
+    window = films.request.film.window(0)
+    plan = dataclasses.replace(window.plan, level=level)
+    latents = encode_frames(films.vae, clip, temporal=films.request.film.temporal)
     noise = parts.initial_noise(films.seeds, latents.shape[1:])
-    grid = synchronous(request.inference_steps, shift=request.shift, level=level)
-    cond, null_cond = films.conditions(request.film.window(0))
-    made = parts.denoise(
-        *films.model,
-        interpolate(jnp.asarray(latents), noise, jnp.asarray(grid.sigma[:1])),
-        cond,
-        null_cond,
-        request,
-        grid=grid,
-        progress=films.progress,
-    )
+    x = interpolate(jnp.asarray(latents), noise, jnp.full((1, 1), plan.path[0], jnp.float32))
+    made = films.latents(dataclasses.replace(window, plan=plan), x, Carried())[0]
     frames, _, _ = decode_window(films.vae, np.asarray(made))
     return frames

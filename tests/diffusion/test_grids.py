@@ -41,18 +41,13 @@ def test_synchronous(schedule):
     assert (np.abs(grid.timestep - 1000 * grid.sigma) < 1).all()
 
 
-def test_synchronous_from_a_level():
-    whole = grids.synchronous(10, shift=3.0)
-    for level in (1.0, float(whole.sigma[0, 0]) + 1e-7):
-        for got, want in zip(grids.synchronous(10, shift=3.0, level=level), whole, strict=True):
-            np.testing.assert_array_equal(got, want)
-    part = grids.synchronous(10, shift=3.0, level=0.5)
-    assert part.sigma[0, 0] == 0.5 and part.timestep[0, 0] == 500
-    below = whole.sigma[whole.sigma < 0.5]
-    np.testing.assert_array_equal(part.sigma[1:, 0], below)
-    np.testing.assert_array_equal(part.sigma[1:], part.sigma_next[:-1])
-    assert part.sigma_next[-1, 0] == 0 and part.update.all()
-    assert len(grids.synchronous(10, level=1e-3).sigma) == 1
+def test_sigmas_from_a_level():
+    whole = grids.flow_sigmas(10, shift=3.0)
+    for level in (1.0, float(whole[0]) + 1e-7):
+        np.testing.assert_array_equal(grids.flow_sigmas(10, shift=3.0, level=level), whole)
+    part = grids.flow_sigmas(10, shift=3.0, level=0.5)
+    np.testing.assert_array_equal(part, [0.5, *whole[whole < 0.5]])
+    np.testing.assert_array_equal(grids.flow_sigmas(10, level=1e-3), [1e-3, 0])
 
 
 def test_first_sigmas():
@@ -78,8 +73,8 @@ def test_from_sigmas_tells_resting_frames():
         (lambda: grids.flow_sigmas(-3), "inference_steps"),
         (lambda: grids.flow_sigmas(3, shift=0.0), "shift"),
         (lambda: grids.flow_sigmas(3, shift=float("nan")), "shift"),
-        (lambda: grids.synchronous(3, level=0.0), "noise level 0 is out of range; legal: more"),
-        (lambda: grids.synchronous(3, level=1.5), "at most 1"),
+        (lambda: grids.flow_sigmas(3, level=0.0), "noise level 0 is out of range; legal: more"),
+        (lambda: grids.flow_sigmas(3, level=1.5), "at most 1"),
         (lambda: grids.from_sigmas(np.array([[1.5], [0.0]])), "between 0 and 1"),
     ],
 )
