@@ -136,8 +136,8 @@ class Plan:
 def time_grid(plan: Plan) -> TimeGrid:
     """Returns the rows of `plan`, columns [rows, T].
 
-    What the model is told: 999 (or its level) for frames that wait, whole numbers on the way, 0 for frames that
-    are done or given, and `addnoise_condition` for a noised prefix.
+    What the model is told: 999, or the level, for frames that wait, whole numbers on the way, 0 for
+    frames that are done or given, and `addnoise_condition` for a noised prefix.
     """
     path = plan.path
     made = steps_made(plan)
