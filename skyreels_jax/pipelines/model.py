@@ -205,7 +205,9 @@ class VideoModel:
         return FilmStream(
             films,
             story=state.story,
-            recipe=dataclasses.replace(state.recipe, num_frames=request.num_frames),
+            recipe=dataclasses.replace(
+                state.recipe, model_id=self.source.model_id, num_frames=request.num_frames
+            ),
             carried=carried_on(state, films),
             frames=state.frames,
         )
@@ -275,8 +277,8 @@ class VideoModel:
         contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
 
         def conditions(window: Window) -> tuple[dict[str, Array], dict[str, Array]]:
-            middle = (window.first_frame + window.frames / 2) / request.fps
-            mixture = [(weight, clean_prompt(text)) for weight, text in story.mixture(middle)]
+            shown = story.mixture(window.middle / request.fps)
+            mixture = [(weight, clean_prompt(text)) for weight, text in shown]
             told = contexts.mixture(mixture), contexts[negative]
             cond, null_cond = (self._condition([context], request, {}) for context in told)
             return cond, null_cond
