@@ -209,7 +209,9 @@ class VideoModel:
         return FilmStream(
             films,
             story=state.story,
-            recipe=dataclasses.replace(state.recipe, num_frames=request.num_frames),
+            recipe=dataclasses.replace(
+                state.recipe, model_id=self.source.model_id, num_frames=request.num_frames
+            ),
             carried=carried_on(state, films),
             frames=state.frames,
         )
@@ -291,8 +293,7 @@ class VideoModel:
             return cond, null_cond
 
         def conditions(window: Window) -> parts.Told:
-            middle = (window.first_frame + window.frames / 2) / request.fps
-            mixture = story.mixture(middle)
+            mixture = story.mixture(window.middle / request.fps)
             return told(tuple((weight, clean_prompt(text)) for weight, text in mixture))
 
         return Films(

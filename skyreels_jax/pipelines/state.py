@@ -80,7 +80,7 @@ def read_state(path: str | os.PathLike) -> FilmState:
         with safe_open(path, framework="numpy") as file:
             said = json.loads((file.metadata() or {})[KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{str(path)!r} is not the state of a film; give the file that `stream` leaves"
         ) from None
@@ -88,6 +88,8 @@ def read_state(path: str | os.PathLike) -> FilmState:
 
 
 def _from_said(name: str, said: dict[str, Any], arrays: dict[str, np.ndarray]) -> FilmState:
+    if not isinstance(said, dict):
+        raise UserError(f"{name!r} is a damaged state (its header is no object)")
     if said.get("format") != FORMAT:
         raise UserError(f"{name!r} has format {said.get('format')}; this version reads {FORMAT}")
     try:
@@ -101,5 +103,5 @@ def _from_said(name: str, said: dict[str, Any], arrays: dict[str, np.ndarray]) -
             suffix=arrays.get("suffix"),
             cache=tuple(arrays[key] for key in sorted(arrays) if key.startswith("cache/")),
         )
-    except (KeyError, TypeError, ValueError) as error:  # UserError is a ValueError
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # UserError is a ValueError
         raise UserError(f"{name!r} is a damaged state ({error})") from None

@@ -1,6 +1,8 @@
 """What may be asked of a film that is made window by window, from its start or from a state."""
 
+import bisect
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 from skyreels_jax.core.config import to_dict
@@ -33,6 +35,7 @@ def stream_request(
     frames = request.film.new_frames
     seconds = None if frames is None else frames / request.fps
     story = make_story(segments, seconds=seconds, crossfade=crossfade)
+    check_shown(story, request.film, request.fps)
     source.check_texts(story.prompts)
     return request, story
 
@@ -58,21 +61,48 @@ def resumed_request(
         )
     options = {name: value for name, value in to_dict(recipe).items() if name not in UNREPEATED}
     request = source.request(**options | {"num_frames": state.film.base_num_frames})
-    _check_windows(request.film, state.film)
+    _check_state(state, request.film)
     film = state.film if seconds is None else _lasting(state, seconds)
     if film.count is not None:
         state.story.check_seconds(film.new_frames / recipe.fps)
+    check_shown(state.story, film, recipe.fps)
     return dataclasses.replace(request, film=film)
 
 
-def _check_windows(wanted: FilmPlan, found: FilmPlan) -> None:
-    names = [field.name for field in dataclasses.fields(FilmPlan) if field.name not in PARTICULAR]
-    for name in names:
-        ours, theirs = getattr(wanted, name), getattr(found, name)
-        if ours != theirs:
+def check_shown(story: Story, film: FilmPlan, fps: float) -> None:
+    """Raises `UserError` for a prompt that holds in the middle of no window of `film`."""
+
+    def middle(index: int) -> float:
+        return film.window(index).middle / fps
+
+    count = film.count
+    if count is None:  # those that come before the last prompt, and the first that shows it
+        count = 2 + int(story.segments[-1][0] * fps / film.window(1).frames)
+    for index, prompt in enumerate(story.prompts):
+        start, end = story.span(index)
+        first = bisect.bisect_left(range(count), start, key=middle)
+        near = [middle(i) for i in (first - 1, first) if 0 <= i < count]
+        if first == count or near[-1] >= end:
+            till = "" if end == math.inf else f" to {end:g} s"
+            raise UserError(
+                f"the prompt {prompt[:40]!r} would not be shown: it holds from {max(start, 0):g} s"
+                f"{till}, and windows show what holds in their middle, here at "
+                f"{' and '.join(f'{second:.4g}' for second in near)} s"
+            )
+
+
+def _check_state(state: FilmState, wanted: FilmPlan) -> None:
+    """Raises `UserError` if the windows of `state` are not those `wanted` by its own recipe."""
+    for name in (field.name for field in dataclasses.fields(FilmPlan)):
+        ours, theirs = getattr(wanted, name), getattr(state.film, name)
+        if name not in PARTICULAR and ours != theirs:
             raise UserError(
                 f"the state is damaged: its windows have {name} {theirs}, its recipe {ours}"
             )
+    made = state.film.window(state.index - 1) if state.index > 0 else None
+    before = state.film.video_frames or 0
+    if made is None or state.frames != before + made.first_frame + made.frames:
+        raise UserError("the state is damaged: its parts are of different films")
 
 
 def _lasting(state: FilmState, seconds: float | int) -> FilmPlan:

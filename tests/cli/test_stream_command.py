@@ -11,11 +11,14 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from skyreels_jax.cli.main import main
 from skyreels_jax.pipelines import fragments
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.source import ModelSource
+from skyreels_jax.pipelines.state import KEY
 
 pytestmark = pytest.mark.usefixtures("encoded_once")
 
@@ -62,7 +65,7 @@ def interrupt(monkeypatch, *, after: int, spoil: bytes = b"") -> None:
                     file.write(spoil)
             raise KeyboardInterrupt
         calls.append(path)
-        append(path, *args, **kwargs)
+        return append(path, *args, **kwargs)
 
     monkeypatch.setattr(fragments, "append", interrupted)
 
@@ -125,6 +128,9 @@ def test_a_film_without_end_is_stopped_and_ended(stream, tmp_path, monkeypatch):
     code, _, err = stream("--prompt", PROMPT, "--out", film)
     assert code == 130 and "0.8 s, " in err and len(frames(film)) == 17
     copy = shutil.copy(film, tmp_path / "copy.mp4")
+    interrupt(monkeypatch, after=0)
+    code, _, err = stream("--resume", state, "--out", copy)
+    assert code == 130 and f"--resume {state} --out {copy}\n" in err
     code, out, _ = stream("--resume", state, "--seconds", "1.6", "--out", copy)
     assert (code, out) == (0, [str(copy)])
     assert len(frames(copy)) == 21 and len(frames(film)) == 17
@@ -193,6 +199,9 @@ GOOD = ["--prompt", PROMPT, "--out", "film.mp4"]
         ([*GOOD, "--seconds", "0"], "seconds 0 is out of range; legal: more than 0"),
         ([*GOOD, "--seconds", "nan"], "seconds nan is out of range"),
         ([*GOOD, "--base_num_frames", "10"], "base_num_frames 10 is not 4k+1; nearest legal: 9 or"),
+        ([*GOOD, "--base_num_frames", "0"], "base_num_frames 0 is out of range; legal: 1 to"),
+        ([*GOOD, "--causal_block_size", "0"], "causal_block_size 0 is out of range; legal: 1 to"),
+        ([*GOOD, "--teacache_thresh", "0.3"], "teacache_thresh does nothing without teacache"),
         ([*GOOD, "--base_num_frames", "1"], "base_num_frames 1 leaves nothing to make"),
         ([*GOOD, "--overlap_history", "9"], "overlap_history 9 must be less than base_num_frames"),
         ([*GOOD, "--overlap_history", "6"], "overlap_history 6 is not 4k+1; nearest legal: 5 or 9"),
@@ -244,6 +253,13 @@ def test_requests_to_causal_models(refused, causal_folder, argv, message):
         (f"1: {PROMPT}\n", [], "the first prompt starts at 1 s; legal: 0"),
         (f"0: {PROMPT}\n9: {OTHER}\n", ["--seconds", "5"], "starts at 9 s of a film of 5.08333 s"),
         (f"0: {PROMPT}\n1: {'circle ' * 600}\n", [], "has 601 tokens; at most 512"),
+        (
+            f"\ufeff0: {PROMPT}\n0.4: {OTHER}\n0.9: {PROMPT}\n",
+            [],
+            "small blue square jumps.' would not be shown: it holds from 0.4 s to 0.9 s, and "
+            "windows show what holds in their middle, here at 0.375 and 0.9167 s",
+        ),
+        (f"0: {PROMPT}\n1.3: {OTHER}\n", ["--num_frames", "17"], "from 1.3 s, and windows show"),
     ],
 )
 def test_stories(refused, tmp_path, text, flags, message):
@@ -273,6 +289,18 @@ def test_images_and_videos(refused, tmp_path):
     assert "give image or video_path" in refused(*GOOD, *both)
     rate = ("--video_path", video, "--overlap_history", "1", "--fps", "24")
     assert "the video has 12 frames a second and the film 24; give fps 12" in refused(*GOOD, *rate)
+    same = ("--video_path", video, "--overlap_history", "1", "--out", video, "--overwrite")
+    assert "is the video that the film continues" in refused("--prompt", PROMPT, *same)
+    (tmp_path / "folder.mp4").mkdir()
+    folder = ("--prompt", PROMPT, "--out", tmp_path / "folder.mp4", "--overwrite")
+    assert "folder.mp4' exists; give" in refused(*folder)
+
+
+def _said(state, *, film=(), **changes) -> str:
+    """Returns what a state says, with some of it changed."""
+    with safe_open(state, framework="numpy") as file:
+        said = json.loads(file.metadata()[KEY]) | changes
+    return json.dumps({**said, "film": {**said["film"], **dict(film)}})
 
 
 def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeypatch):
@@ -293,6 +321,16 @@ def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeyp
     line = refused("--resume", state, "--model_id", model)
     assert "give the model it was begun with" in line and str(forcing_folder) in line
     bad = tmp_path / "bad.state"
+    for said, message in [
+        ("[1]", "damaged state (its header is no object)"),
+        ("[" * 10**5, "is not the state of a film"),
+        (_said(state, index=1e400), "damaged state"),
+        (_said(state, index=-1), "its parts are of different films"),
+        (_said(state, frames=13), "its parts are of different films"),
+        (_said(state, film={"inference_steps": 2}), "its parts are of different films"),
+    ]:
+        save_file({}, bad, metadata={KEY: said})
+        assert message in refused("--resume", bad, "--out", film)
     for content in (b"", b"no state", state.read_bytes()[:-5]):
         bad.write_bytes(content)
         assert "is not the state of a film" in refused("--resume", bad)
@@ -303,6 +341,10 @@ def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeyp
     other = tmp_path / "other.mp4"
     fragments.append(other, np.zeros((5, 16, 32, 3), np.uint8), 12, at=0)
     assert "ends after 9 frames (it has 5)" in refused("--resume", state, "--out", other)
+    wide = tmp_path / "wide.mp4"
+    fragments.append(wide, np.zeros((9, 16, 64, 3), np.uint8), 12, at=0)
+    fragments.append(wide, np.zeros((4, 16, 64, 3), np.uint8), 12, at=9)
+    assert "another size, rate or encoder" in refused("--resume", state, "--out", wide)
 
 
 def test_a_text_model_makes_no_long_films(refused, micro_folder):
