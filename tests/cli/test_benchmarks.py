@@ -71,9 +71,9 @@ def test_schedules(evaluate, tmp_path):
     found = results(tmp_path / "out", "schedules")
     assert json.loads(out)["settings"] == found["settings"]
     together, after = found["settings"].values()
-    # Windows of 9, 4 and 4 frames in 17 / 12 s: a row each, or one for every new latent frame.
-    assert together["model_runs_per_second"] == pytest.approx(3 * 12 / 17, abs=1e-3)
-    assert after["model_runs_per_second"] == pytest.approx(5 * 12 / 17, abs=1e-3)
+    # 9, 4, 4 and 4 frames in 21 / 12 s: a row for each window, or for every latent frame of it.
+    assert together["model_runs_per_second"] == pytest.approx(4 * 12 / 21, abs=1e-3)
+    assert after["model_runs_per_second"] == pytest.approx(6 * 12 / 21, abs=1e-3)
     assert together["compute_per_second"] > 0
 
 
