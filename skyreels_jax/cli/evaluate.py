@@ -1,64 +1,133 @@
 """Makes films from captions of ToyFilm scenes and judges their pixels.
 
---prompts is a file with one structured caption (SkyCaptioner JSON) a line, or a built-in set:
-held_out (captions never trained on) or held_out_combinations (pairs of attributes never trained on
-together). --outdir receives results.json (every verdict) and sheet.png.
+--benchmark clips (the default) judges single films against their captions. The others need a
+diffusion-forcing model and compare settings side by side, each a --setting:
+  drift      long films, second by second: adherence, the subject's colour, brightness
+  story      films whose prompt changes: each part against its own prompt, beside single clips
+  schedules  the same films made synchronously, asynchronously, ...: quality and cost
+--outdir receives NAME.json (all results; "results.json" of clips), NAME.png (a plot, but for
+clips) and a contact sheet.
+
+--prompts is a file with one structured caption (SkyCaptioner JSON) a line, three for a story, or a
+built-in set: held_out (captions never trained on) or held_out_combinations (pairs of attributes
+never trained on together).
 
 examples:
   skyreels-jax evaluate --model tiny --prompts held_out --num 128 --outdir eval
   skyreels-jax evaluate --model runs/toy/model --prompts prompts.jsonl --json
+  skyreels-jax evaluate --benchmark drift --model runs/toy/diffusion_forcing/export
+  skyreels-jax evaluate --benchmark drift --setting "latents: carry=latents" \\
+      --setting "pixels: carry=pixels addnoise_condition=20"
+  skyreels-jax evaluate --benchmark story --change direction,speed,camera_motion,lighting
+  skyreels-jax evaluate --benchmark schedules --setting "synchronous: ar_step=0" \\
+      --setting "asynchronous: ar_step=5 causal_block_size=3" \\
+      --setting "causal: model=runs/toy/causal/export"
 """
 
 import argparse
 import pathlib
+from typing import Any
 
+from skyreels_jax.cli import flags, settings
 from skyreels_jax.core.errors import UserError
 
 NAME = "evaluate"
 HELP = "judge a model's films against their captions"
 
 # Flags that are options of `VideoModel.generate`, under the same names.
-OPTIONS = ("num_frames", "inference_steps", "guidance_scale", "shift", "dtype", "batch_size")
+SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
+OPTIONS = (*SAMPLING, *flags.WINDOWS)
+BENCHMARKS = ("clips", "drift", "story", "schedules")
+ONLY = {  # flags that not all benchmarks have
+    "num_frames": ("clips",),
+    "batch_size": ("clips", "story"),
+    "windows": ("drift", "story", "schedules"),
+    "setting": ("drift", "story", "schedules"),
+    "change": ("story",),
+}
+FLAGS = {"batch_size": "batch"}  # where they are called otherwise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command to `parser`."""
     parser.add_argument(
+        "--benchmark", choices=BENCHMARKS, default="clips", help="see above (default: clips)"
+    )
+    what = parser.add_argument_group("what to judge")
+    what.add_argument(
         "--model",
         "--model_id",
         dest="model",
         default="tiny",
         help='"tiny" (default, shipped), a model or run folder, or a hub id',
     )
-    parser.add_argument(
+    what.add_argument(
         "--prompts",
         default="held_out",
         metavar="FILE|SPLIT",
         help="a .jsonl file, held_out (default) or held_out_combinations",
     )
-    parser.add_argument("--num", type=int, metavar="N", help="films (default: 128, or the file)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
-    parser.add_argument(
+    what.add_argument(
+        "--num", type=int, metavar="N", help="films or stories (default: 128 clips, 8, or the file)"
+    )
+    what.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
+    add_long(parser.add_argument_group("long films: drift, story, schedules"))
+    how = parser.add_argument_group("how films are made, in all settings")
+    how.add_argument(
         "--batch",
         dest="batch_size",
         type=int,
-        default=16,
         metavar="N",
-        help="films made side by side (default %(default)s)",
+        help="clips made side by side (default 16)",
     )
-    parser.add_argument("--resolution", metavar="SIZE", help="HEIGHTxWIDTH, a multiple of 64x64")
-    parser.add_argument("--num_frames", type=int, metavar="N", help="4k + 1")
-    parser.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
-    parser.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
-    parser.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
-    parser.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
-    parser.add_argument("--outdir", type=pathlib.Path, default="eval", help="default: %(default)s")
-    parser.add_argument("--rows", type=int, default=12, help="films on the sheet (default 12)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    how.add_argument("--resolution", metavar="SIZE", help="HEIGHTxWIDTH, a multiple of 64x64")
+    how.add_argument("--num_frames", type=int, metavar="N", help="of clips, 4k + 1")
+    settings.add_sampling(how)
+    how.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
+    flags.add_windows(parser)
+    where = parser.add_argument_group("where")
+    where.add_argument("--outdir", type=pathlib.Path, default="eval", help="default: %(default)s")
+    where.add_argument("--rows", type=int, default=12, help="films on the sheet (default 12)")
+    where.add_argument("--json", action="store_true", help="print one JSON object, no table")
+
+
+def add_long(group: Any) -> None:
+    """Adds the flags of the benchmarks of long films."""
+    group.add_argument(
+        "--windows",
+        type=int,
+        metavar="N",
+        help="how long, in base windows (default: 10; schedules: 4)",
+    )
+    group.add_argument(
+        "--setting",
+        action="append",
+        metavar='"NAME: OPTION=VALUE ..."',
+        help="one of those that are compared; give it again for each. Options: flags of films and "
+        "windows below, and model (default of drift: latents, pixels, pixels without added noise)",
+    )
+    group.add_argument(
+        "--change",
+        metavar="LIST",
+        help="attributes that change from part to part of a story, or all "
+        "(default: direction,speed,camera_motion)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes, judges and reports."""
+    for name, legal in ONLY.items():
+        if getattr(args, name) is not None and args.benchmark not in legal:
+            raise UserError(f"--{FLAGS.get(name, name)} is for --benchmark {' or '.join(legal)}")
+    if args.benchmark == "clips":
+        return clips(args)
+    from skyreels_jax.cli import benchmarks
+
+    return benchmarks.run(args)
+
+
+def clips(args: argparse.Namespace) -> int:
+    """Judges single films against their captions."""
     from skyreels_jax.data.toy_film.captions import sentence
     from skyreels_jax.evals.judge import check_size
     from skyreels_jax.evals.suite import evaluate, load_scenes
@@ -67,7 +136,8 @@ def run(args: argparse.Namespace) -> int:
     if args.rows < 1:
         raise UserError(f"--rows must be 1 or more, got {args.rows}")
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    args.batch_size = 16 if args.batch_size is None else args.batch_size
+    options = flags.given_options(args, OPTIONS)
     if args.resolution is not None:
         options["height"], options["width"] = validate.parse_resolution(args.resolution)
     source = load.find(args.model)
@@ -100,8 +170,9 @@ def write(report, args: argparse.Namespace) -> None:
     from skyreels_jax.evals.sheet import contact_sheet
     from skyreels_jax.pipelines.files import replacing
 
-    settings = {name: value for name, value in vars(args).items() if name in (*OPTIONS, "seed")}
-    head = {"model": args.model, "prompts": args.prompts, **settings, **report.summary()}
+    said = {name: value for name, value in vars(args).items() if name in (*SAMPLING, "seed")}
+    said |= flags.given_options(args, flags.WINDOWS)
+    head = {"model": args.model, "prompts": args.prompts, **said, **report.summary()}
     with replacing(args.outdir / "results.json") as path:
         path.write_text(json.dumps({**head, "films": report.records()}, indent=1) + "\n")
     shown = report.samples[: args.rows]
