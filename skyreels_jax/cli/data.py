@@ -1,18 +1,27 @@
-"""Renders ToyFilm, shows it, and measures the judge.
+"""Renders ToyFilm, shows it, measures its judge, and makes pairs that differ in motion alone.
+
+pairs writes PREFERENCES, a dataset of clips and of distorted twins of them; label-sheet puts some
+of its pairs on a page on which people say which clip moves better, and import-labels writes the
+dataset again with what they say.
 
 examples:
   skyreels-jax data show --num 8 --outdir out
   skyreels-jax data build --data_dir ~/tensorflow_datasets --num_clips 4096 --num_frames 33
   skyreels-jax data judge --num 200 --noise 8
+  skyreels-jax data twins --outdir out
+  skyreels-jax data pairs --data_dir data --num_clips 512
+  skyreels-jax data label-sheet --pairs data/preferences/NAME/1.0.0 --num 40 --outdir out
+  skyreels-jax data import-labels --labels ann.jsonl --labels bob.csv --pairs ... --data_dir data
 """
 
 import argparse
 import pathlib
 
+from skyreels_jax.cli import preferences
 from skyreels_jax.core.errors import UserError
 
 NAME = "data"
-HELP = "render ToyFilm, look at it, measure its judge"
+HELP = "render ToyFilm, look at it, measure its judge; make pairs and collect labels"
 
 
 # What each action reads, with its default.
@@ -26,7 +35,9 @@ ACTIONS = {
         "seed": 0,
     },
     "judge": {"noise": 0.0, "num": 200, "num_frames": 33, "seed": 0},
+    **preferences.ACTIONS,
 }
+LEAST = {"seed": 0, "num": 1, "num_frames": 5, "num_clips": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,17 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ACTION",
         choices=ACTIONS,
         help="build: render the TFDS dataset; show: write a contact sheet of fresh films; "
-        "judge: print the judge's accuracy on fresh films of known truth",
+        "judge: print the judge's accuracy on fresh films of known truth; "
+        "twins: write a contact sheet of distorted twins; pairs: write the TFDS dataset of "
+        "preferences; import-pairs: the same from a file; "
+        "label-sheet: write an HTML page for people to label pairs on; "
+        "import-labels: print how far they agree, and write the dataset with their labels",
     )
     flags = parser.add_argument
     flags("--num_frames", type=int, metavar="N", help="of each film (default 33)")
-    flags("--seed", type=int, metavar="N", help="of the scenes (default 0)")
-    flags("--num", type=int, metavar="N", help="show, judge: films (default 8, 200)")
-    flags("--outdir", type=pathlib.Path, help="show: folder of the sheet (default: out)")
-    flags("--split", help="show: train (default), held_out or held_out_combinations")
-    flags("--data_dir", type=pathlib.Path, help="build: folder of the dataset (default: data)")
-    flags("--num_clips", type=int, metavar="N", help="build: training clips (default 4096)")
+    flags("--seed", type=int, metavar="N", help="of scenes, twins, sides (default 0)")
+    flags(
+        "--num", type=int, metavar="N", help="show, judge: films (8, 200); label-sheet: pairs (20)"
+    )
+    flags("--outdir", type=pathlib.Path, help="show, twins, label-sheet: where to (default: out)")
+    flags(
+        "--split",
+        help="show, twins: train (default), held_out or held_out_combinations; "
+        "label-sheet: of the dataset (default: train)",
+    )
+    flags("--data_dir", type=pathlib.Path, help="folder of datasets to write (default: data)")
+    flags("--num_clips", type=int, metavar="N", help="training clips (build: 4096, pairs: 512)")
     flags("--noise", type=float, metavar="X", help="judge: s.d. of added noise, levels (default 0)")
+    preferences.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,12 +80,11 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"data {args.action} does not read --{name}; legal: {legal}")
     given = {name: getattr(args, name) for name in reads}
     values = {name: reads[name] if value is None else value for name, value in given.items()}
+    for name, least in LEAST.items():
+        if values.get(name, least) < least and (args.action, name) != ("build", "num_frames"):
+            raise UserError(f"--{name} must be {least} or more, got {values[name]}")
     args = argparse.Namespace(**values, action=args.action)
-    if args.seed < 0:
-        raise UserError(f"--seed must be 0 or more, got {args.seed}")
-    if args.action != "build" and (args.num < 1 or args.num_frames < 5):
-        raise UserError("--num must be 1 or more and --num_frames 5 or more")
-    return {"build": build, "show": show, "judge": judge}[args.action](args)
+    return {"build": build, "show": show, "judge": judge, **preferences.RUN}[args.action](args)
 
 
 def build(args: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def test_judge_prints_its_accuracy(capsys):
     [
         (("show", "--noise", "3"), "show does not read --noise; legal: --outdir"),
         (("show", "--split", "test"), "train, held_out"),
-        (("judge", "--num", "0"), "1 or more"),
+        (("judge", "--num", "0"), "--num must be 1 or more"),
         (("judge", "--seed", "-1"), "--seed must be 0 or more"),
         (("build", "--num_frames", "8"), "4k \\+ 1"),
     ],

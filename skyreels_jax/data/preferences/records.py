@@ -70,7 +70,7 @@ class Limits:
     """By how much the clips of a pair may differ on each of `AXES`, in the units of the scores.
 
     Within these only motion tells them apart. The defaults are for the scores of `evals.stills`:
-    the share of what is right, and dB.
+    the share of what is right, and dB of detail.
     """
 
     text_alignment: float = 0.1

@@ -1,0 +1,142 @@
+"""Sets of pairs as the actions of `skyreels-jax data` read and write them."""
+
+import collections
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyreels_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from skyreels_jax.data.preferences.records import Preference
+    from skyreels_jax.data.preferences.twins import Make, TwinsConfig
+
+HELD_OUT_SHARE, LEAST_HELD_OUT = 16, 8  # one held-out clip for so many of training, and how many
+Splits = Mapping[str, Callable[[], Iterable["Preference"]]]
+
+
+def read(path: pathlib.Path) -> Splits:
+    """Returns the splits of a prepared dataset (its folder), or of a .jsonl file ("train").
+
+    Raises `UserError` where there is neither.
+    """
+    from skyreels_jax.data.preferences import preferences_dataset_builder as builder
+
+    def records(split: str) -> Iterator["Preference"]:
+        return map(builder.to_preference, builder.read_preferences(path, split=split))
+
+    if path.suffix == ".jsonl":
+        return read_file(path)
+    return {split: functools.partial(records, split) for split in builder.split_names(path)}
+
+
+def read_file(path: pathlib.Path) -> Splits:
+    """Returns the pairs of a .jsonl file as the one split "train"."""
+    from skyreels_jax.data.preferences.pair_files import read_pairs
+
+    return {"train": functools.partial(read_pairs, path, read_clip)}
+
+
+def read_ids(path: pathlib.Path) -> dict[str, set[str]]:
+    """Returns the ids of the pairs in each split of what `read` reads."""
+    from skyreels_jax.data.preferences import preferences_dataset_builder as builder
+
+    if path.suffix == ".jsonl":
+        return {split: {pair.id for pair in pairs()} for split, pairs in read(path).items()}
+    return {
+        split: {
+            record["id"].decode()
+            for record in builder.read_preferences(path, split=split, pixels=False)
+        }
+        for split in builder.split_names(path)
+    }
+
+
+def read_clip(path: pathlib.Path) -> np.ndarray:
+    """Returns all frames of a video file, uint8 [F, H, W, 3]."""
+    from skyreels_jax.pipelines.video import read_video
+
+    return np.stack(list(read_video(path).open()))
+
+
+def content(path: pathlib.Path) -> str:
+    """Returns a hash of a file; `UserError` where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+
+
+def shape(splits: Splits) -> tuple[int, int, int]:
+    """Returns frames, height and width of the first clip."""
+    return next(iter(next(iter(splits.values()))())).chosen.shape[:3]
+
+
+def write(
+    data_dir: pathlib.Path, name: str, said: Any, splits: Splits, *, shape: tuple[int, int, int]
+) -> None:
+    """Prepares the dataset NAME-HASH, of `said`, what its contents hang on; prints what it is."""
+    from skyreels_jax.data.preferences.preferences_dataset_builder import preferences
+
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+    builder = preferences(data_dir, name=f"{name}-{digest}", shape=shape, splits=splits)
+    builder.download_and_prepare()
+    for split, info in builder.info.splits.items():
+        print(f"{split:<24}{info.num_examples:>7} pairs {info.num_bytes / 2**20:>9.1f} MiB")
+    print(builder.data_dir)
+
+
+def maker(model: str | None, kinds: tuple[str, ...]) -> "Make | None":
+    """Returns what makes the kinds that need a model; None where none of `kinds` does."""
+    from skyreels_jax.data.preferences.twins import MODEL_KINDS
+
+    wanted = [kind for kind in kinds if kind in MODEL_KINDS]
+    if not wanted and model is None:
+        return None
+    if not wanted:
+        raise UserError(f"--model makes {', '.join(MODEL_KINDS)}; name one of them in --kinds")
+    if model is None:
+        raise UserError(f"{wanted[0]} is made by a model; give --model tiny, a folder or a hub id")
+    from skyreels_jax.pipelines.load import load
+    from skyreels_jax.pipelines.video_to_video import remake
+
+    return functools.partial(remake, load(model))
+
+
+def toy_splits(
+    config: "TwinsConfig",
+    num_clips: int,
+    num_frames: int,
+    *,
+    make: "Make | None",
+    dropped: collections.Counter,
+) -> Splits:
+    """Returns the twins of ToyFilm's clips, scored by the judge of stills: "train", and "held_out"
+    of scenes that no training clip shows."""
+    from skyreels_jax.data.preferences.twins import Original, twins
+    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.render import render
+    from skyreels_jax.data.toy_film.world import sample_scene
+    from skyreels_jax.evals.stills import stills_score
+
+    def pairs(split: str, count: int) -> Iterator["Preference"]:
+        seeds = range(config.seed, config.seed + count)
+        scenes = [sample_scene(seed, split) for seed in seeds]
+        prompts = [sentence(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+        score = stills_score(dict(zip(prompts, scenes, strict=True)))
+        clips = (
+            Original(id=f"{split}-{seed}", video=render(scene, num_frames), prompt=prompt)
+            for seed, scene, prompt in zip(seeds, scenes, prompts, strict=True)
+        )
+        return twins(clips, config, score=score, make=make, dropped=dropped)
+
+    held_out = max(LEAST_HELD_OUT, num_clips // HELD_OUT_SHARE)
+    return {
+        "train": functools.partial(pairs, "train", num_clips),
+        "held_out": functools.partial(pairs, "held_out", held_out),
+    }
