@@ -19,6 +19,30 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory):
+    """A text-to-video model of few, random weights on disk."""
+    from skyreels_jax.testing.micro import write_micro_model
+
+    return write_micro_model(tmp_path_factory.mktemp("micro"))
+
+
+@pytest.fixture(scope="session")
+def forcing_folder(tmp_path_factory):
+    """The same as a diffusion-forcing model."""
+    from skyreels_jax.testing.micro import write_micro_model
+
+    return write_micro_model(tmp_path_factory.mktemp("forcing"), forcing=True)
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory):
+    """The same with blocks of two latent frames that see no later ones."""
+    from skyreels_jax.testing.micro import write_micro_model
+
+    return write_micro_model(tmp_path_factory.mktemp("causal"), forcing=True, causal_block=2)
+
+
 @pytest.fixture
 def encoded_once(monkeypatch):
     """Encodes the same frames once: x264 rarely makes another stream of them (docs/log.md)."""

@@ -7,7 +7,6 @@ import pytest
 
 import skyreels_jax
 from skyreels_jax.pipelines.generate import initial_noise
-from skyreels_jax.testing.micro import write_micro_model
 
 TINY = pathlib.Path(skyreels_jax.__file__).parent / "assets" / "tiny"
 PROMPTS = [
@@ -63,11 +62,6 @@ def compare(
     assert ours.shape == theirs.shape
     assert ours.std() > 5  # two empty films would agree too
     return psnr(ours, theirs)
-
-
-@pytest.fixture(scope="module")
-def micro_folder(tmp_path_factory):
-    return write_micro_model(tmp_path_factory.mktemp("micro"))
 
 
 @pytest.mark.parametrize(

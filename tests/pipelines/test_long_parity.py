@@ -38,8 +38,15 @@ def their_frames(folder, monkeypatch, **options) -> np.ndarray:
     return np.round(film * 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("ar_step", [0, 2])
-@pytest.mark.parametrize(("num_frames", "overlap"), [(21, 9), (25, 5)], ids=["whole", "short"])
+@pytest.mark.parametrize(
+    ("num_frames", "overlap", "ar_step"),
+    [
+        pytest.param(21, 9, 0, id="whole windows"),
+        pytest.param(25, 5, 2, id="a short last one, staggered"),
+        pytest.param(21, 9, 2, id="whole windows, staggered", marks=pytest.mark.slow),
+        pytest.param(25, 5, 0, id="a short last one", marks=pytest.mark.slow),
+    ],
+)
 def test_three_windows(forcing, forcing_folder, monkeypatch, num_frames, overlap, ar_step):
     options = {
         "num_frames": num_frames,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.pipelines.image import crop_to_aspect
@@ -46,6 +47,26 @@ def test_a_stream_is_the_film_that_generate_makes(forcing, carry, whole):
     np.testing.assert_array_equal(np.concatenate(chunks), whole)
     assert whole.shape == (17, 16, 32, 3) and whole.dtype == np.uint8
     assert whole[9:].std() > 10 and (whole[9:13] != whole[13:]).any()
+
+
+def test_carried_latents_make_one_long_clip(forcing, monkeypatch):
+    """A window starts from the last latents before it, and the film is all of them decoded."""
+    runs, denoise = [], parts.denoise
+
+    def spied(velocity, given, *args, **kwargs):
+        made = denoise(velocity, given, *args, **kwargs)
+        runs.append((np.asarray(given), np.asarray(made)))
+        return made
+
+    monkeypatch.setattr(parts, "denoise", spied)
+    film = forcing.generate(PROMPT, carry="latents", **LONG)
+    assert [made.shape[1] for _, made in runs] == [3, 3, 3]
+    for (_, before), (given, made) in itertools.pairwise(runs):
+        np.testing.assert_array_equal(given[:, :2], before[:, 1:])
+        np.testing.assert_array_equal(made[:, :2], before[:, 1:])
+    latents = np.concatenate([runs[0][1], *(made[:, 2:] for _, made in runs[1:])], axis=1)
+    whole, _, _ = decode_window(forcing._vae, latents)
+    np.testing.assert_array_equal(film.frames, whole)
 
 
 def test_a_stream_has_no_end(forcing, carry, whole):
