@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from skyreels_jax.core.config import from_dict, to_dict
@@ -81,18 +82,22 @@ def write_defaults(folder: pathlib.Path, defaults: Defaults) -> None:
     (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
 
 
-def toy_defaults(*, num_frames: int, shift: float) -> Defaults:
-    """Returns what a model trained on ToyFilm makes: clips like those it was trained on."""
+def toy_defaults(config: Mapping[str, Any]) -> Defaults:
+    """Returns what a model trained on ToyFilm makes: clips like those it was trained on.
+
+    config: of its training, resolved, as a dict. Clips are as long as the longest stage's.
+    """
     from skyreels_jax.data.toy_film.world import FPS, SIZE
 
+    whole = config["data"]["num_frames"]
     return Defaults(
-        num_frames=num_frames,
+        num_frames=max((stage["frames"] or whole for stage in config["stages"]), default=whole),
         height=SIZE,
         width=SIZE,
         fps=float(FPS),
         inference_steps=25,
         guidance_scale=4.0,
-        shift=shift,
+        shift=config["flow_shift"],
         negative_prompt="",
         batch_size=8,
     )

@@ -43,7 +43,7 @@ def open_run(path: pathlib.Path) -> ModelSource:
     return ModelSource(
         model_id=str(path.resolve()),
         configs=configs,
-        defaults=toy_defaults(num_frames=config["data"]["num_frames"], shift=config["flow_shift"]),
+        defaults=toy_defaults(config),
         load_tokenizer=build_tokenizer,
         read=read,
         state=lambda: f"step {step} ".encode() + weights_state([vae.weights]),

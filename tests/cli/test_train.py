@@ -109,12 +109,15 @@ def test_a_vae_is_trained_and_exported(runs):
 
 def test_the_pipeline_is_exported_whole(runs):
     from skyreels_jax.models.layout import load_component, read_folder
-    from skyreels_jax.pipelines.defaults import read_defaults, toy_defaults
+    from skyreels_jax.pipelines.defaults import read_defaults
+    from skyreels_jax.pipelines.load import find
 
     folder = read_folder(runs / "video" / "export")
     assert folder.scheduler["flow_shift"] == 3.0
     # What it makes when nothing is asked for is what it was trained on.
-    assert read_defaults(folder.path, folder.scheduler) == toy_defaults(num_frames=5, shift=3.0)
+    defaults = read_defaults(folder.path, folder.scheduler)
+    assert (defaults.num_frames, defaults.height, defaults.fps) == (5, 64, 12)
+    assert defaults == find(str(runs / "video")).defaults
     for component in folder.components.values():
         load_component(component)
     assert len(rows(runs / "video" / "metrics.csv")) == 3

@@ -73,6 +73,7 @@ def test_a_training_run(micro, micro_folder, tmp_path):
         "kind": "text_to_video",
         "model": {name: to_dict(configs[name]) for name in trained},
         "data": {"vae": str(micro_folder / "vae"), "num_frames": 9},
+        "stages": [{"frames": 0}],
         "flow_shift": 3.0,
     }
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:

@@ -120,7 +120,10 @@ def test_film_names_are_distinct_and_safe():
 def test_defaults_of_a_folder(tmp_path):
     assert defaults.read_defaults(tmp_path, {"flow_shift": 5.0}).shift == 5.0
     assert defaults.read_defaults(tmp_path, {}) == defaults.Defaults()
-    toy = defaults.toy_defaults(num_frames=33, shift=3.0)
+    config = {"data": {"num_frames": 65}, "stages": [{"frames": 17}, {"frames": 33}]}
+    toy = defaults.toy_defaults(config | {"flow_shift": 3.0})
+    assert (toy.num_frames, toy.shift) == (33, 3.0)  # what it saw, not what that was cut from
+    assert defaults.toy_defaults(config | {"flow_shift": 3.0, "stages": []}).num_frames == 65
     defaults.write_defaults(tmp_path, toy)
     assert defaults.read_defaults(tmp_path, {"flow_shift": 5.0}) == toy
     (tmp_path / defaults.SETTINGS).write_text("{")

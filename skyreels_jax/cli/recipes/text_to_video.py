@@ -99,9 +99,7 @@ class TextToVideoRecipe:
         scheduler = {**layout.SCHEDULER, "flow_shift": config.flow_shift}
         forcing = isinstance(config.objective, DiffusionForcing)
         layout.write_index(folder, scheduler=scheduler, pipeline=layout.PIPELINES[forcing])
-        whole = config.data.num_frames
-        frames = max((stage.frames or whole for stage in config.stages), default=whole)
-        write_defaults(folder, toy_defaults(num_frames=frames, shift=config.flow_shift))
+        write_defaults(folder, toy_defaults(to_dict(config)))
 
 
 def check_windows(config: TrainConfig) -> None:
