@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
@@ -61,10 +61,10 @@ class FilmState:
         arrays |= {f"cache/{number:04d}": leaf for number, leaf in enumerate(self.cache)}
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if a is not None}
         text = json.dumps(said, ensure_ascii=False)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(save(arrays, metadata={KEY: text}))
-            file.flush()
-            os.fsync(file.fileno())
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata={KEY: text})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         return path
 
 

@@ -81,6 +81,7 @@ def test_chunks_do_not_matter_and_seconds_come_at_once():
     first = next(seconds)
     assert read[-1] + 5 < STRETCH + 5 and first.index == 0
     assert np.array_equal(first.frame, film[6])
+    assert first.frame.base is None  # it keeps no other frame in memory
     rest = [first, *seconds]
     whole = list(judge_seconds([film]))
     assert [s.index for s in rest] == [s.index for s in whole] == [0, 1, 2, 3, 4]

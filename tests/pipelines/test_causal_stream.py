@@ -11,6 +11,7 @@ import pytest
 from test_film_lora import write_lora
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines import stream as stream_parts
 from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.pipelines.image import crop_to_aspect
 from skyreels_jax.pipelines.state import read_state
@@ -58,6 +59,29 @@ def test_a_resumed_film_is_the_same(causal, whole, tmp_path):
     assert resumed.state.complete
     longer = causal.resume(path, seconds=3)
     assert longer.plan.num_frames == 37
+    film = np.concatenate([before, *longer])
+    assert len(film) == 37
+    np.testing.assert_array_equal(film[:29], whole)
+
+
+def test_a_film_without_guidance_is_resumed(causal):
+    stream = causal.stream(PROMPT, guidance_scale=1.0, **LONG)
+    next(stream)
+    state = stream.state
+    rest = frames(stream)
+    np.testing.assert_array_equal(frames(causal.resume(state)), rest)
+
+
+def test_a_stream_that_failed_has_no_state(causal, monkeypatch):
+    stream = causal.stream(PROMPT, **LONG)
+    next(stream)
+    before = stream.state
+    monkeypatch.setattr(stream_parts, "decode_window", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert stream.state is None and list(stream) == []
+    monkeypatch.undo()
+    assert [len(chunk) for chunk in causal.resume(before)] == [8, 8, 8]
 
 
 def test_a_bfloat16_film_is_resumed_from_a_bfloat16_state(causal, tmp_path):
