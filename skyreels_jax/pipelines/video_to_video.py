@@ -61,8 +61,8 @@ def remake(
     request = model.source.request(prompt=prompt, **options)
     if request.film.count != 1:
         raise UserError(
-            f"a clip of {frames} frames is more than one window; legal: base_num_frames {frames} or "
-            "more, and carry pixels or latents"
+            f"a clip of {frames} frames is more than one window; legal: base_num_frames {frames} "
+            "or more, and carry pixels or latents"
         )
     return model.remake(request, clip, level=strength)
 
