@@ -85,11 +85,14 @@ def write_defaults(folder: pathlib.Path, defaults: Defaults) -> None:
 def toy_defaults(config: Mapping[str, Any]) -> Defaults:
     """Returns what a model trained on ToyFilm makes: clips like those it was trained on.
 
-    config: of its training, resolved, as a dict. Clips are as long as the longest stage's.
+    config: of its training, resolved, as a dict. Clips are as long as the longest stage's. Who saw
+    windows from the middle of clips carries latents: it drifts less then (docs/log.md).
     """
     from skyreels_jax.data.toy_film.world import FPS, SIZE
 
-    whole = config["data"]["num_frames"]
+    whole, carry = config["data"]["num_frames"], None
+    if config["data"]["middle"] and config["model"]["transformer"]["num_frame_per_block"] == 1:
+        carry = "latents"
     return Defaults(
         num_frames=max((stage["frames"] or whole for stage in config["stages"]), default=whole),
         height=SIZE,
@@ -100,4 +103,5 @@ def toy_defaults(config: Mapping[str, Any]) -> Defaults:
         shift=config["flow_shift"],
         negative_prompt="",
         batch_size=8,
+        carry=carry,
     )
