@@ -78,6 +78,8 @@ class DataConfig:
 
     folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions:
     paraphrases a clip).
+    turns: share of the clips that turn into another scene, which their captions are of; diffusion
+    forcing alone trains on them, with all frames before the turn given.
     middle: probability that a stage whose `frames` are fewer than num_frames takes its window of
     latents from behind the first one, and not the beginning of the clip. Films longer than a
     window need it where latents are carried from window to window; only diffusion forcing has it.
@@ -91,6 +93,7 @@ class DataConfig:
     clips: int = 4096
     num_frames: int = 33
     captions: int = 4
+    turns: float = 0.0
     middle: float = 0.0
     vae: str = ""
     latents: str = ""
@@ -103,6 +106,8 @@ class DataConfig:
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")
+        if not 0 <= self.turns <= 1:
+            raise UserError(f"data.turns is a share of the clips, 0 to 1, got {self.turns}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """ToyFilm's clips as the recipes read them."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
 
 from skyreels_jax.data.loader import Source
 from skyreels_jax.training.config import DataConfig
@@ -23,10 +24,18 @@ def source(config: DataConfig, *, split: str = "", pixels: bool = True) -> Sourc
         num_clips=config.clips,
         num_frames=config.num_frames,
         num_sentences=config.captions,
+        turns=config.turns,
     )
     builder.download_and_prepare()
     decoders = None if pixels else {"video": tfds.decode.SkipDecoding()}
     return builder.as_data_source(split=split or config.split, decoders=decoders)
+
+
+def turns(config: DataConfig) -> Int[np.ndarray, " N"]:
+    """Returns the latent frame with which every clip of `source(config)` turns, 0 for none."""
+    texts = source(config, pixels=False)
+    frames = np.array([int(texts[index]["turn"]) for index in range(len(texts))])
+    return (frames + 3) // 4
 
 
 def to_float(video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:

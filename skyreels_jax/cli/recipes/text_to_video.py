@@ -15,7 +15,7 @@ from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
-from skyreels_jax.data.loader import CutLatents, pipeline
+from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
@@ -74,6 +74,9 @@ class TextToVideoRecipe:
     def loader(self, config: TrainConfig) -> Loader:
         check_windows(config)
         store = prepare_latents(config.data)
+        source, block = store, getattr(config.objective, "causal_block_size", 1)
+        if config.data.turns:
+            source = Labelled(source=store, labels={"turn": clips.turns(config.data)})
         shape = store[0]["latents"].shape
         if shape[-1] != config.model.transformer.in_channels:
             raise UserError(
@@ -84,8 +87,9 @@ class TextToVideoRecipe:
         def open_stage(stage, index):
             factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
-            cut = CutLatents(store.null_cond, length=length, middle=config.data.middle)
-            return pipeline(store, cut, batch=stage.batch, seed=config.seed + index)
+            middle = config.data.middle
+            cut = CutLatents(store.null_cond, length=length, middle=middle, block=block)
+            return pipeline(source, cut, batch=stage.batch, seed=config.seed + index)
 
         return open_stage
 
@@ -116,6 +120,10 @@ def check_windows(config: TrainConfig) -> None:
                 f"data.num_frames = {whole}"
             )
     if not isinstance(objective, DiffusionForcing):
+        if config.data.turns:
+            raise UserError(
+                "data.turns needs the objective diffusion_forcing, which gives the frames before"
+            )
         if middle:
             raise UserError(
                 "data.middle needs the objective diffusion_forcing: without the frames before it, "
@@ -140,8 +148,11 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
         raise UserError("data.latents: name the folder of the latents store")
     model = load_vae(vae_folder(data))
     tokenizer = build_tokenizer()
+    contents = {name: value for name, value in to_dict(data).items() if name in _CONTENTS}
+    if data.turns:  # stores were made before there were any
+        contents["turns"] = data.turns
     settings = {
-        "data": {name: value for name, value in to_dict(data).items() if name in _CONTENTS},
+        "data": contents,
         "vae": to_dict(model.config),
         "vocabulary": sorted(tokenizer.get_vocab()),
     }

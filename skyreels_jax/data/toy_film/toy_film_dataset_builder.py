@@ -20,6 +20,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.captions import sentence, structured
 from skyreels_jax.data.toy_film.render import render
+from skyreels_jax.data.toy_film.turns import render_turn, sample_turn
 
 VALIDATION_SEED = 1_000_000_000  # seeds from here on: the same captions as training, other films
 EVAL_SHARE = 16  # one clip in each evaluation split for this many of training
@@ -31,12 +32,14 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
 
     num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of
     each caption. seed: of the first clip; seed ranges that do not overlap share no film.
+    turns: share of the films of training scenes that turn into another (`turns.py`).
     """
 
     num_clips: int = 4096
     num_frames: int = 33
     num_sentences: int = 4
     seed: int = 0
+    turns: float = 0.0
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -63,6 +66,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "structured": tfds.features.Text(doc="caption in the SkyCaptioner schema, as JSON"),
             "seed": np.int64,
         }
+        if self.builder_config.turns:  # the first frame of the new scene, or 0; captions tell it
+            features["turn"] = np.int64
         features |= {name: tfds.features.Text() for name in world.ATTRIBUTES}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
@@ -87,14 +92,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         for seed in range(first, first + count):
-            scene = world.sample_scene(seed, split)
+            scene, turn = world.sample_scene(seed, split), None
+            if split == "train":
+                turn = sample_turn(seed, config.num_frames, share=config.turns)
+            if turn is None:
+                video = render(scene, config.num_frames)
+            else:
+                scene, video = turn.after, render_turn(turn, config.num_frames)
             yield (
                 seed,
                 {
-                    "video": render(scene, config.num_frames),
+                    "video": video,
                     "sentences": [sentence(scene, i) for i in range(config.num_sentences)],
                     "structured": json.dumps(structured(scene)),
                     "seed": seed,
+                    **({"turn": turn.frame if turn else 0} if config.turns else {}),
                     **world.attributes(scene),
                 },
             )
@@ -107,21 +119,26 @@ def toy_film(
     num_frames: int = 33,
     num_sentences: int = 4,
     seed: int = 0,
+    turns: float = 0.0,
 ) -> Builder:
     """Returns the builder of one configuration; `download_and_prepare()` renders what is missing.
 
-    Raises `UserError` for counts that are not positive or frames that are not 4k + 1.
+    Raises `UserError` for counts that are not positive, frames that are not 4k + 1, and shares that
+    are none.
     """
     if min(num_clips, num_frames, num_sentences) < 1 or num_frames % 4 != 1 or seed < 0:
         raise UserError(
             "ToyFilm needs num_clips >= 1, num_sentences >= 1, seed >= 0 and num_frames = 4k + 1"
         )
+    if not 0 <= turns <= 1 or (turns and num_frames < 5):
+        raise UserError("turns is a share of films, 0 to 1, and these have 5 frames or more")
     config = ToyFilmConfig(
-        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}",
+        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}" + f"-turns{turns:g}" * (turns > 0),
         description=f"{num_clips} clips of {num_frames} frames",
         num_clips=num_clips,
         num_frames=num_frames,
         num_sentences=num_sentences,
         seed=seed,
+        turns=turns,
     )
     return Builder(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
