@@ -20,7 +20,7 @@ from skyreels_jax.evals.lasting import STRETCH, judge_stretch, right
 SECOND = world.FPS  # frames
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-Frames = UInt8[np.ndarray, "F H W 3"]
+Frames = UInt8[np.ndarray, "_F H W 3"]  # chunks of any lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

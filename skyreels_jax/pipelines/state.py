@@ -87,7 +87,7 @@ def read_state(path: str | os.PathLike) -> FilmState:
     return _from_said(str(path), said, arrays)
 
 
-def _from_said(name: str, said: dict[str, Any], arrays: dict[str, np.ndarray]) -> FilmState:
+def _from_said(name: str, said: Any, arrays: dict[str, np.ndarray]) -> FilmState:
     if not isinstance(said, dict):
         raise UserError(f"{name!r} is a damaged state (its header is no object)")
     if said.get("format") != FORMAT:
