@@ -40,12 +40,12 @@ def drift(args: argparse.Namespace) -> None:
         drifts = with_models(
             asked, lambda a, model: judged(a.name, lambda i: model.open_stream(*a.films[i]))
         )
-    results = {d.name: d.summary() | d.curves() for d in drifts}
+    results = {d.name: d.summary() | {"curves": d.curves()} for d in drifts}
     _write(
         args,
         asked,
         results,
-        {"world": truth.summary() | truth.curves()},
+        {"world": truth.summary() | {"curves": truth.curves()}},
         records={d.name: d.records() for d in drifts},
         plot=lambda path, title: plot_drift(path, drifts, truth, title=title),
         shown=[(d.name, d.films[i]) for i in range(len(scenes)) for d in drifts],

@@ -47,7 +47,8 @@ def test_drift(evaluate, tmp_path):
     assert list(found["settings"]) == ["latents", "pixels", "pixels, no added noise"]
     assert found["world"]["last_adherence"] == found["world"]["kept"] == 1.0
     for setting in found["settings"].values():
-        assert setting["seconds"] == 2 and len(setting["adherence"]["mean"]) == 2
+        assert setting["seconds"] == 2 and len(setting["curves"]["adherence"]["mean"]) == 2
+        assert setting["colour_drift"] is None or setting["colour_drift"] >= 0
     assert found["settings"]["pixels"]["options"]["addnoise_condition"] == 20
     assert "the world itself" in out and "targets: last/first >= 0.90" in out
 
