@@ -48,9 +48,11 @@ addEventListener("load", () => {
   document.querySelector("[data-side=right]").click();  // another word on what was discarded
   look();
   press(" ");
-  setTimeout(async () => {
+  const drawn = setInterval(async () => {  // decoding takes its own time
     const canvas = document.getElementById("left");
     seen.pixels = [...canvas.getContext("2d").getImageData(4, 4, 1, 1).data];
+    if (!seen.pixels[3]) return;
+    clearInterval(drawn);
     seen.progress = document.getElementById("progress").value;
     press("s");
     seen.saved = await blob.text();
@@ -59,7 +61,7 @@ addEventListener("load", () => {
     out.id = "seen";
     out.textContent = JSON.stringify(seen);
     document.body.append(out);
-  }, 700);
+  }, 100);
 });
 </script>
 """
@@ -171,7 +173,7 @@ def test_a_person_labels_pairs_in_a_browser(tmp_path):
     path = tmp_path / "sheet.html"
     path.write_text(page.replace("</body>", SCRIPT + "</body>"), encoding="utf-8")
     profile = f"--user-data-dir={tmp_path / 'profile'}"
-    argv = (CHROMIUM, *FLAGS, profile, "--virtual-time-budget=3000", "--dump-dom", path.as_uri())
+    argv = (CHROMIUM, *FLAGS, profile, "--virtual-time-budget=30000", "--dump-dom", path.as_uri())
     made = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     found = re.search(
         r'<script type="application/json" id="seen">(.*?)</script>', made.stdout, re.S

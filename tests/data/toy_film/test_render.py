@@ -10,7 +10,8 @@ from skyreels_jax.data.toy_film.render import render
 
 
 @pytest.mark.parametrize("camera_motion", world.CAMERA_MOTIONS)
-def test_a_core_renders_a_hundred_clips_a_second(camera_motion):
+def test_a_core_renders_fifty_clips_a_second(camera_motion):
+    """A hundred where it was measured; a machine may be half as fast."""
     scenes = [
         dataclasses.replace(world.sample_scene(seed), camera_motion=camera_motion)
         for seed in range(20)
@@ -23,4 +24,4 @@ def test_a_core_renders_a_hundred_clips_a_second(camera_motion):
         for scene in scenes:
             render(scene, 17)
         seconds.append(time.process_time() - start)
-    assert len(scenes) / min(seconds) >= 100
+    assert len(scenes) / min(seconds) >= 50
