@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
@@ -25,6 +24,7 @@ from skyreels_jax.pipelines.files import replacing
 from skyreels_jax.pipelines.lengths import FilmPlan
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.story import Story
+from skyreels_jax.weights.writer import write_file
 
 FORMAT, KEY = 2, "skyreels_jax.film"
 
@@ -62,7 +62,7 @@ class FilmState:
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if a is not None}
         text = json.dumps(said, ensure_ascii=False)
         with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata={KEY: text})
+            write_file(temporary, arrays, metadata={KEY: text})
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         return path

@@ -2,13 +2,29 @@
 
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 Tensors = Iterable[tuple[str, np.ndarray]]
+
+
+def write_file(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, str]
+) -> None:
+    """Writes one safetensors file, which whoever may read new files may read.
+
+    Raises `OSError` where it cannot be written.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(str(error)) from None
+    path.chmod(mode)  # safetensors makes files that nobody else may read
 
 
 def write_safetensors(
@@ -26,13 +42,7 @@ def write_safetensors(
     def flush(shard):
         path = folder / f"{basename}-{len(shards) + 1:05d}.partial"
         shards.append((path, list(shard)))
-        path.touch()
-        mode = path.stat().st_mode
-        try:
-            save_file(shard, path, metadata={"format": "pt"})  # transformers asks for the key
-        except SafetensorError as error:  # such as a full disk
-            raise OSError(str(error)) from None
-        path.chmod(mode)  # safetensors makes files that nobody else may read
+        write_file(path, shard, metadata={"format": "pt"})  # transformers asks for the key
 
     try:
         shard: dict[str, np.ndarray] = {}

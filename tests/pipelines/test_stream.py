@@ -78,7 +78,9 @@ def test_a_stream_has_no_end(forcing, carry, whole):
 def test_a_resumed_film_is_the_same(forcing, carry, whole, windows, tmp_path):
     stream = forcing.stream(PROMPT, carry=carry, **LONG)
     before = frames(stream, windows)
-    path = stream.state.save(tmp_path / "film.state")
+    path, plain = stream.state.save(tmp_path / "film.state"), tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode  # others may read it as they may any file
     resumed = forcing.resume(path)
     assert resumed.frames == len(before)
     np.testing.assert_array_equal(np.concatenate([before, *resumed]), whole)
