@@ -16,6 +16,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, pipeline
+from skyreels_jax.data.selection import Labelled
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
@@ -73,7 +74,11 @@ class TextToVideoRecipe:
 
     def loader(self, config: TrainConfig) -> Loader:
         check_windows(config)
+        groups = [(group.share, group.indices) for group in clips.groups(config.data)]
         store = prepare_latents(config.data)
+        source = store
+        if config.model.transformer.inject_sample_info:
+            source = Labelled(source=store, labels={"fps": clips.rates(config.data)})
         shape = store[0]["latents"].shape
         if shape[-1] != config.model.transformer.in_channels:
             raise UserError(
@@ -85,7 +90,8 @@ class TextToVideoRecipe:
             factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
             cut = CutLatents(store.null_cond, length=length, middle=config.data.middle)
-            return pipeline(store, cut, batch=stage.batch, seed=config.seed + index)
+            options = {"batch": stage.batch, "seed": config.seed + index, "groups": groups}
+            return pipeline(source, cut, **options)
 
         return open_stage
 
@@ -140,8 +146,11 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
         raise UserError("data.latents: name the folder of the latents store")
     model = load_vae(vae_folder(data))
     tokenizer = build_tokenizer()
+    contents = {name: value for name, value in to_dict(data).items() if name in _CONTENTS}
+    if data.rates != DataConfig.rates:  # stores were made before clips had other rates
+        contents["rates"] = list(data.rates)
     settings = {
-        "data": {name: value for name, value in to_dict(data).items() if name in _CONTENTS},
+        "data": contents,
         "vae": to_dict(model.config),
         "vocabulary": sorted(tokenizer.get_vocab()),
     }

@@ -1,11 +1,11 @@
 """Renders a scene into pixels: numpy only, deterministic, any number of frames."""
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Num, UInt8
 
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.panorama import SUBJECT_LIGHT, SUPERSAMPLE, panorama
-from skyreels_jax.data.toy_film.world import SIZE, Scene
+from skyreels_jax.data.toy_film.world import FPS, SIZE, Scene
 
 EDGE = 1.2  # pixels over which the subject's edge rises
 COLOUR = {
@@ -55,7 +55,7 @@ def subject_alpha(
 
 
 def background(
-    scene: Scene, frames: Int[np.ndarray, " T"], *, size: int = SIZE
+    scene: Scene, frames: Num[np.ndarray, " T"], *, size: int = SIZE
 ) -> Float[np.ndarray, "T size size 3"]:
     """Returns the background (0..255) at the given frame numbers: bilinear, from the panorama."""
     strip = panorama(scene.environment, scene.lighting)
@@ -87,10 +87,15 @@ def _lerp(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def render(
-    scene: Scene, num_frames: int, *, size: int = SIZE, start: int = 0
+    scene: Scene, num_frames: int, *, size: int = SIZE, start: int = 0, fps: int = FPS
 ) -> UInt8[np.ndarray, "T size size 3"]:
-    """Renders frames start, ..., start + num_frames - 1 of `scene` at `size` x `size` pixels."""
+    """Renders frames start, ..., start + num_frames - 1 of `scene` at `size` x `size` pixels.
+
+    fps: frames a second; the world goes on at its own pace, so that more of them show it slower.
+    """
     frames = np.arange(start, start + num_frames)
+    if fps != FPS:
+        frames = frames * (FPS / fps)
     film = background(scene, frames, size=size)
     alpha = subject_alpha(
         scene.shape, world.centres(scene, frames), world.radii(scene, frames), size=size

@@ -31,12 +31,14 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
 
     num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of
     each caption. seed: of the first clip; seed ranges that do not overlap share no film.
+    rates: frames a second; the clips have them in turn, by their seed.
     """
 
     num_clips: int = 4096
     num_frames: int = 33
     num_sentences: int = 4
     seed: int = 0
+    rates: tuple[int, ...] = (world.FPS,)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -47,8 +49,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     training).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Clips state their frame rate."}
     BUILDER_CONFIGS = [ToyFilmConfig(name="default", description="4,096 clips of 33 frames")]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -62,6 +64,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "sentences": tfds.features.Sequence(tfds.features.Text()),
             "structured": tfds.features.Text(doc="caption in the SkyCaptioner schema, as JSON"),
             "seed": np.int64,
+            "fps": np.int64,
         }
         features |= {name: tfds.features.Text() for name in world.ATTRIBUTES}
         return self.dataset_info_from_configs(
@@ -88,13 +91,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         for seed in range(first, first + count):
             scene = world.sample_scene(seed, split)
+            fps = config.rates[seed % len(config.rates)]
             yield (
                 seed,
                 {
-                    "video": render(scene, config.num_frames),
+                    "video": render(scene, config.num_frames, fps=fps),
                     "sentences": [sentence(scene, i) for i in range(config.num_sentences)],
                     "structured": json.dumps(structured(scene)),
                     "seed": seed,
+                    "fps": fps,
                     **world.attributes(scene),
                 },
             )
@@ -107,21 +112,26 @@ def toy_film(
     num_frames: int = 33,
     num_sentences: int = 4,
     seed: int = 0,
+    rates: tuple[int, ...] = (world.FPS,),
 ) -> Builder:
     """Returns the builder of one configuration; `download_and_prepare()` renders what is missing.
 
-    Raises `UserError` for counts that are not positive or frames that are not 4k + 1.
+    Raises `UserError` for counts and rates that are not positive or frames that are not 4k + 1.
     """
     if min(num_clips, num_frames, num_sentences) < 1 or num_frames % 4 != 1 or seed < 0:
         raise UserError(
             "ToyFilm needs num_clips >= 1, num_sentences >= 1, seed >= 0 and num_frames = 4k + 1"
         )
+    if not rates or min(rates) < 1:
+        raise UserError(f"ToyFilm needs frame rates of 1 or more, got {rates}")
+    fps = "" if rates == (world.FPS,) else f"-{'_'.join(map(str, rates))}fps"
     config = ToyFilmConfig(
-        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}",
+        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}{fps}",
         description=f"{num_clips} clips of {num_frames} frames",
         num_clips=num_clips,
         num_frames=num_frames,
         num_sentences=num_sentences,
         seed=seed,
+        rates=rates,
     )
     return Builder(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
