@@ -1,8 +1,9 @@
 """Which clips of a data set are trained on, and how often each kind of them is drawn.
 
-Balance by concept as after SkyReels-V2's captioning (facts: subject types; shares of a training
-set are set by type): a value of an attribute has a target share s of all draws, so one of its n
-clips is drawn with weight s / n.
+Balance by concept, as SkyReels-V2 (arXiv 2504.13074) balances its data for fine-tuning by the
+subject types of its captions: a value of an attribute has a target share s of all draws, so each of
+its n clips is drawn with weight s / n. The paper drops clips for it (people from 84.8 % of them to
+63.2 %, half of the data gone); here all stay, and how often they are drawn changes.
 """
 
 import collections
