@@ -80,3 +80,9 @@ def test_random_weights(micro_folder, options, shape):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_whole_films_of_the_miniature(prompt):
     assert compare(TINY, prompt, latents_shape=(9, 8, 8, 16), steps=25) > 40
+
+
+def test_diffusers_opens_the_miniature_as_a_forcing_model():
+    from diffusers import DiffusionPipeline, SkyReelsV2DiffusionForcingPipeline
+
+    assert type(DiffusionPipeline.from_pretrained(TINY)) is SkyReelsV2DiffusionForcingPipeline

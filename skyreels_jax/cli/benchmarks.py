@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyreels_jax.cli import long_films
-from skyreels_jax.cli.long_films import Asked, Frames, counted, loaded, progress_bar
+from skyreels_jax.cli.long_films import Asked, Frames, counted, progress_bar, with_models
 from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from skyreels_jax.data.toy_film.world import Scene
     from skyreels_jax.evals.seconds import Judged
+    from skyreels_jax.pipelines.model import VideoModel
 
 NUM = 8  # films, or stories
 TRUTH = "the world itself"
@@ -36,16 +37,15 @@ def drift(args: argparse.Namespace) -> None:
             return Drift(name=name, films=_judged(args, scenes, prompts, film, bar))
 
         truth = judged(TRUTH, lambda i: long_films.rendered(scenes[i], frames))
-        drifts = [
-            judged(a.name, lambda i, a=a, model=model: model.open_stream(*a.films[i]))
-            for a, model in loaded(asked)
-        ]
-    results = {d.name: d.summary() | d.curves() for d in drifts}
+        drifts = with_models(
+            asked, lambda a, model: judged(a.name, lambda i: model.open_stream(*a.films[i]))
+        )
+    results = {d.name: d.summary() | {"curves": d.curves()} for d in drifts}
     _write(
         args,
         asked,
         results,
-        {"world": truth.summary() | truth.curves()},
+        {"world": truth.summary() | {"curves": truth.curves()}},
         records={d.name: d.records() for d in drifts},
         plot=lambda path, title: plot_drift(path, drifts, truth, title=title),
         shown=[(d.name, d.films[i]) for i in range(len(scenes)) for d in drifts],
@@ -80,32 +80,33 @@ def story(args: argparse.Namespace) -> None:
             for i, parts in enumerate(found)
         )
 
-    reports = []
-    clips = [long_films.clips(a, args.batch_size) for a in asked]
+    def made(a: Asked, model: "VideoModel") -> StoryReport:
+        bar.set_description(f"{a.name}, clips")
+        shown = (counted(iter([film.frames]), bar) for film in model.films(clips[a.name]))
+        seconds = [tuple(judge_seconds(clip)) for clip in shown]
+        each = len(texts[0])
+        alone = [seconds[k : k + each] for k in range(0, len(seconds), each)]
+        bar.set_description(a.name)
+        told = []
+        for request, text in a.films:
+            stream = counted(model.open_stream(request, text), bar)
+            chunks = long_films.labelled(stream, request, text)
+            segments = judge_segments(chunks, left_out=cut[a.name])
+            told.append([seconds for _, seconds in segments])
+        return StoryReport(name=a.name, stories=films(told), clips=films(alone))
+
+    clips = {a.name: long_films.clips(a, args.batch_size) for a in asked}
+    cut = {a.name: long_films.left_out(a.request) for a in asked}
     frames = sum(a.frames for a in asked) * len(stories)
-    frames += sum(request.num_frames * len(request.prompts) for request in clips)
+    frames += sum(request.num_frames * len(request.prompts) for request in clips.values())
     with _started(args, frames) as bar:
-        for (a, model), single in zip(loaded(asked), clips, strict=True):
-            bar.set_description(f"{a.name}, clips")
-            made = (counted(iter([film.frames]), bar) for film in model.films(single))
-            seconds = [tuple(judge_seconds(clip)) for clip in made]
-            each = len(texts[0])
-            alone = [seconds[k : k + each] for k in range(0, len(seconds), each)]
-            bar.set_description(a.name)
-            told = []
-            for request, text in a.films:
-                stream = counted(model.open_stream(request, text), bar)
-                chunks = long_films.labelled(stream, text, request.fps)
-                segments = judge_segments(chunks, left_out=long_films.left_out(request))
-                told.append([seconds for _, seconds in segments])
-            reports.append(StoryReport(name=a.name, stories=films(told), clips=films(alone)))
-    cut = long_films.left_out(asked[0].request)
-    note = f"not judged: the window in which the prompt changes ({cut} frames)"
+        reports = with_models(asked, made)
+    note = "not judged: the window in which the prompt changes, "
+    note += ", ".join(f"{count} frames ({name})" for name, count in cut.items())
     _write(
         args,
         asked,
-        {r.name: r.summary() for r in reports},
-        {"left_out_frames": cut},
+        {r.name: {"left_out_frames": cut[r.name]} | r.summary() for r in reports},
         records={r.name: r.records() for r in reports},
         plot=lambda path, title: plot_stories(path, reports, title=title),
         shown=[(r.name, p) for i in range(len(stories)) for r in reports for p in r.stories[i]],
@@ -117,30 +118,32 @@ def schedules(args: argparse.Namespace) -> None:
     """The same films made synchronously, asynchronously, ...: quality and cost of each."""
     from skyreels_jax.evals.plots import plot_schedules
     from skyreels_jax.evals.schedules import Schedule, table
+    from skyreels_jax.pipelines.generate import is_guided
 
     scenes, prompts = _captions(args)
     asked = long_films.ask(args, args.setting, [[text] for text in prompts])
-    rows = []
+
+    def made(a: Asked, model: "VideoModel") -> Schedule:
+        bar.set_description(a.name)
+        clocks, steps = [[] for _ in scenes], [[] for _ in scenes]
+
+        def film(i: int) -> Iterator[Frames]:
+            stream = functools.partial(model.open_stream, progress=steps[i].append)
+            return long_films.timed(lambda: stream(*a.films[i]), clocks[i])
+
+        films = _judged(args, scenes, prompts, film, bar)
+        sides = 2 if is_guided(a.request.guidance_scale) else 1
+        return Schedule(
+            name=a.name,
+            model=a.source.model_id,
+            films=films,
+            took=tuple(sum(clock) for clock in clocks),
+            runs=tuple(sides * sum(counts) for counts in steps),
+            lasts=a.seconds,
+        )
+
     with _started(args, sum(a.frames for a in asked) * len(scenes)) as bar:
-        for a, model in loaded(asked):
-            bar.set_description(a.name)
-            clocks, steps = [[] for _ in scenes], [[] for _ in scenes]
-
-            def film(i: int, a=a, model=model, clocks=clocks, steps=steps) -> Iterator[Frames]:
-                asked = functools.partial(model.open_stream, progress=steps[i].append)
-                return long_films.timed(lambda: asked(*a.films[i]), clocks[i])
-
-            sides = 2 if a.request.guidance_scale > 1 else 1
-            rows.append(
-                Schedule(
-                    name=a.name,
-                    model=a.source.model_id,
-                    films=_judged(args, scenes, prompts, film, bar),
-                    took=tuple(sum(clock) for clock in clocks),
-                    runs=tuple(sides * sum(made) for made in steps),
-                    lasts=a.seconds,
-                )
-            )
+        rows = with_models(asked, made)
     _write(
         args,
         asked,
@@ -261,14 +264,15 @@ def _write(
     settings = {
         a.name: {
             "model": a.source.model_id,
-            "options": a.setting.options,
+            "options": a.options,
+            "inference_steps": a.request.inference_steps,
             "seconds": round(a.seconds, 3),
             **results[a.name],
         }
         for a in asked
     }
     said = {"benchmark": name, "prompts": args.prompts, "seed": args.seed, "windows": args.windows}
-    said |= {"inference_steps": first.request.inference_steps, "settings": settings} | (more or {})
+    said |= {"settings": settings} | (more or {})
     with replacing(args.outdir / f"{name}.json") as path:
         path.write_text(json.dumps({**said, "films": records}, indent=1) + "\n")
     with replacing(args.outdir / f"{name}.png") as path:

@@ -112,9 +112,9 @@ def add_long(group: Any) -> None:
         "--setting",
         action="append",
         metavar='"NAME: OPTION=VALUE ..."',
-        help="one of those that are compared; give it again for each. Options: flags of films and "
-        "windows below, and model (default of drift: latents, pixels, pixels without added noise; "
-        "of concepts: --model alone)",
+        help="one of those that are compared; give it again for each. Options: inference_steps, "
+        "guidance_scale, shift, the flags of windows below, and model (default: carried latents "
+        "beside pixels; schedules: synchronous beside asynchronous; concepts: --model alone)",
     )
     group.add_argument(
         "--change",

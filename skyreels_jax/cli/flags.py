@@ -93,7 +93,8 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
         "--overlap_history",
         type=int,
         metavar="N",
-        help="frames that a window takes from the one before (17 or 37)",
+        help="frames that a window takes from the one before (17 or 37); with --carry cache: that "
+        "the film takes from --video_path",
     )
     group.add_argument(
         "--addnoise_condition",
@@ -114,7 +115,8 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
         "--carry",
         metavar="WHAT",
         help="from window to window: pixels, encoded again (official); latents; or cache, the keys "
-        "and values of finished blocks, for causal models alone and their default",
+        "and values of finished blocks, for causal models alone and their default (all of them are "
+        "in the state of a stream: megabytes for small models, gigabytes for large ones)",
     )
     group.add_argument(
         "--sink_frames",

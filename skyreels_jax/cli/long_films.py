@@ -6,7 +6,6 @@ All is checked before a model is loaded; no film is ever held whole.
 import argparse
 import bisect
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from skyreels_jax.data.toy_film.world import Scene
+    from skyreels_jax.pipelines.lengths import Window
     from skyreels_jax.pipelines.model import VideoModel
     from skyreels_jax.pipelines.source import ModelSource
     from skyreels_jax.pipelines.story import Story
@@ -73,6 +73,7 @@ def ask(
     Raises `UserError` for what cannot be made or judged; no weights are read.
     """
     from skyreels_jax.evals.judge import check_size
+    from skyreels_jax.evals.seconds import check_second
     from skyreels_jax.pipelines import load, validate
     from skyreels_jax.pipelines.stream_request import stream_request
 
@@ -92,6 +93,7 @@ def ask(
             frames = base.film.base_num_frames
             check_size(frames, base.height, base.width)
             seconds = seconds or args.windows * frames / base.fps
+            check_second(args.windows * frames)
             films = tuple(
                 stream_request(source, list(text), seconds=seconds, seed=seed, **options)
                 for text, seed in zip(texts, seeds, strict=True)
@@ -104,6 +106,9 @@ def ask(
 
 def clips(one: Asked, batch_size: int | None) -> "Request":
     """Returns the checked request for single films of a base window, one for every prompt."""
+    from skyreels_jax.evals.seconds import check_second
+
+    check_second(one.request.film.base_num_frames)
     return one.source.request(
         prompt=[text for _, story in one.films for text in story.prompts],
         seed=[seed for request, story in one.films for seed in request.seeds * len(story.prompts)],
@@ -113,14 +118,16 @@ def clips(one: Asked, batch_size: int | None) -> "Request":
     )
 
 
-def loaded(asked: Sequence[Asked]) -> "Iterator[tuple[Asked, VideoModel]]":
-    """Yields every setting with its model, which settings that follow each other share."""
-    model = None
+def with_models(asked: Sequence[Asked], work: "Callable[[Asked, VideoModel], Any]") -> list[Any]:
+    """Returns what `work` makes of every setting and its model, one model at a time in memory;
+    settings that follow each other share theirs."""
+    model, results = None, []
     for one in asked:
         if model is None or model.source is not one.source:
             model = None  # the old one's memory, before the new one's
             model = one.source.load(dtype=one.request.dtype)
-        yield one, model
+        results.append(work(one, model))
+    return results
 
 
 def progress_bar(frames: int):
@@ -155,35 +162,31 @@ def rendered(scene: "Scene", frames: int, *, chunk: int = 32) -> Iterator[Frames
         yield render(scene, min(chunk, frames - start), start=start)
 
 
-def parts(lengths: Sequence[int], story: "Story", fps: float) -> list[int]:
-    """Returns which part of `story` each of a film's chunks shows: what holds in its middle."""
+def part_of(window: "Window", story: "Story", fps: float) -> int:
+    """Returns which part of `story` a window shows: what holds in its middle."""
     starts = [start for start, _ in story.segments]
-    ends = itertools.accumulate(lengths)
-    middles = [(end - length / 2) / fps for end, length in zip(ends, lengths, strict=True)]
-    return [bisect.bisect_right(starts, middle) - 1 for middle in middles]
+    return bisect.bisect_right(starts, window.middle / fps) - 1
 
 
-def labelled(chunks: Iterator[Frames], story: "Story", fps: float) -> Iterator[tuple[int, Frames]]:
-    """Yields the chunks, each with the part of the story that it shows."""
-    lengths = []
-    for chunk in chunks:
-        lengths.append(len(chunk))
-        yield parts(lengths, story, fps)[-1], chunk
+def labelled(
+    chunks: Iterator[Frames], request: "Request", story: "Story"
+) -> Iterator[tuple[int, Frames]]:
+    """Yields the chunks, a window each, with the part of the story that it shows."""
+    for window, chunk in zip(request.film.windows(), chunks, strict=True):
+        yield part_of(window, story, request.fps), chunk
 
 
 def left_out(request: "Request") -> int:
     """Returns how many frames the window adds in which a prompt changes."""
-    return request.film.base_num_frames - request.film.overlap_history
+    return request.film.window(1).frames
 
 
 def check_parts(one: Asked, least: int) -> None:
     """Raises `UserError` unless every part of the story has `least` frames to judge."""
     request, story = one.films[0]
-    lengths = [window.frames for window in request.film.windows()]
-    labels = parts(lengths, story, request.fps)
     for part in range(len(story.segments)):
-        frames = sum(n for n, label in zip(lengths, labels, strict=True) if label == part)
-        frames -= left_out(request) if part else 0
+        windows = (w for w in request.film.windows() if part_of(w, story, request.fps) == part)
+        frames = sum(w.frames for w in windows) - (left_out(request) if part else 0)
         if frames < least:
             raise UserError(
                 f"setting {one.name!r}: part {part + 1} of a story of {one.seconds:.1f} s has "

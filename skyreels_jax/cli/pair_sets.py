@@ -91,13 +91,14 @@ def write(
     print(builder.data_dir)
 
 
-def maker(model: str | None, kinds: tuple[str, ...]) -> "Make | None":
-    """Returns what makes the kinds that need a model; None where none of `kinds` does."""
+def maker(model: str | None, kinds: tuple[str, ...]) -> "tuple[Make | None, str | None]":
+    """Returns what makes the kinds that need a model, and the fingerprint of its weights; None and
+    None where none of `kinds` does."""
     from skyreels_jax.data.preferences.twins import MODEL_KINDS
 
     wanted = [kind for kind in kinds if kind in MODEL_KINDS]
     if not wanted and model is None:
-        return None
+        return None, None
     if not wanted:
         raise UserError(f"--model makes {', '.join(MODEL_KINDS)}; name one of them in --kinds")
     if model is None:
@@ -105,7 +106,8 @@ def maker(model: str | None, kinds: tuple[str, ...]) -> "Make | None":
     from skyreels_jax.pipelines.load import load
     from skyreels_jax.pipelines.video_to_video import remake
 
-    return functools.partial(remake, load(model))
+    loaded = load(model)
+    return functools.partial(remake, loaded), loaded.source.fingerprint
 
 
 def toy_splits(

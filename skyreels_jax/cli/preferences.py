@@ -102,7 +102,7 @@ def twins(args: argparse.Namespace) -> int:
     scene = sample_scene(args.seed, args.split)
     prompt, film = sentence(scene, args.seed), render(scene, args.num_frames)
     check_writable(args.outdir)
-    make = pair_sets.maker(args.model, config.kinds)
+    make, _ = pair_sets.maker(args.model, config.kinds)
     films, captions = [film], [prompt]
     for kind, strength in sorted(config.variants, key=lambda v: config.kinds.index(v[0])):
         if kind in MODEL_KINDS:
@@ -136,11 +136,11 @@ def pairs(args: argparse.Namespace) -> int:
     )
     check_writable(args.data_dir)
     dropped = collections.Counter()
-    make = pair_sets.maker(args.model, config.kinds)
+    make, weights = pair_sets.maker(args.model, config.kinds)
     splits = pair_sets.toy_splits(
         config, args.num_clips, args.num_frames, make=make, dropped=dropped
     )
-    name, said = f"toy-{args.num_clips}x{args.num_frames}", [to_dict(config), args.model]
+    name, said = f"toy-{args.num_clips}x{args.num_frames}", [to_dict(config), weights]
     shape = (args.num_frames, SIZE, SIZE)
     pair_sets.write(args.data_dir, name, said, splits, shape=shape)
     _print_dropped(dropped)

@@ -43,6 +43,20 @@ class Part:
         return self.source[int(self.indices[index])]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """The samples of `source`, each with its value in every array of `labels` added."""
+
+    source: Source
+    labels: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.source[index], **{name: of[index] for name, of in self.labels.items()}}
+
+
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(grain.transforms.RandomMap):
     """Cuts `frames` frames of `size` x `size` pixels out of "video", anywhere; keeps that only.
@@ -73,31 +87,45 @@ class RandomCrop(grain.transforms.RandomMap):
 @dataclasses.dataclass(frozen=True)
 class CutLatents(grain.transforms.RandomMap):
     """Turns a latents-store sample into one of a velocity objective: a window of its latents with
-    the number of the first ("start"), one of its captions, and the empty one. A sample that states
-    its "fps" has it said with either.
+    the number of the first ("start"), how many of them are given (0: any number), one of its
+    captions, and the empty one. What has a "turn", the latent frame from which on its caption
+    holds, is cut anywhere around it, and the latents before it are given. Where a sample states its
+    "fps", both captions come with it.
 
     length: latent frames of the window; 0 takes all.
     middle: probability that the window begins anywhere behind the first latent, else it begins with
     it. The VAE is causal: the first latents of a clip are the latents of its first frames. Latent 0
     is a single frame, each other one four, so windows from the middle are not clips encoded by
     themselves; they are what sampling has in hand when it carries latents from window to window.
+    block: so many latents at least are behind a turn.
     """
 
     null_cond: Mapping[str, np.ndarray]
     length: int = 0
     middle: float = 0.0
+    block: int = 1
 
     def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         pick = int(rng.integers(len(element["length"])))
         cond = {name: element[name][pick] for name in ("input_ids", "length")}
         told = {"fps": np.int32(element["fps"])} if "fps" in element else {}
-        latents, start = element["latents"], 0
+        latents, start, given = element["latents"], 0, 0
         length = self.length or len(latents)
-        if rng.random() < self.middle:
+        if turn := int(element.get("turn", 0)):
+            if turn + self.block > len(latents):
+                raise UserError(
+                    f"a clip of {len(latents)} latents turns at {turn}, with less than a block of "
+                    f"{self.block} behind that"
+                )
+            first, last = max(0, turn + self.block - length), min(turn - 1, len(latents) - length)
+            start = int(rng.integers(first, last + 1))
+            given = turn - start
+        elif rng.random() < self.middle:
             start = int(rng.integers(1, len(latents) - length + 1))
         return {
             "latents": latents[start : start + length].astype(np.float32),
             "start": np.int32(start),
+            "given": np.int32(given),
             "cond": {**cond, **told},
             "null_cond": {**self.null_cond, **told},
         }

@@ -16,7 +16,6 @@ from jaxtyping import Int
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.loader import Source
 
 ROUNDING = 1e-6
 
@@ -74,20 +73,6 @@ class Group(NamedTuple):
     name: str
     share: float
     indices: Int[np.ndarray, " n"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """The samples of `source`, each with its value in every array of `labels` added."""
-
-    source: Source
-    labels: Mapping[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.source[index], **{name: of[index] for name, of in self.labels.items()}}
 
 
 def keep_rate(rates: Int[np.ndarray, " N"], wanted: int) -> Int[np.ndarray, " n"]:

@@ -142,8 +142,9 @@ def time_grid(plan: Plan) -> TimeGrid:
     path = plan.path
     made = steps_made(plan)
     before, after = made[:-1], made[1:]
-    timestep = np.append(whole_timesteps(path[:-1]), 0.0)[before]
-    timestep[after == 0] = WAITING if plan.level == 1 else whole_timesteps(path[0])
+    told = np.append(whole_timesteps(path[:-1]), 0.0)
+    timestep = told[before]
+    timestep[after == 0] = WAITING if plan.level == 1 else told[0]
     noised = None
     if plan.prefix and plan.addnoise_condition:
         timestep[:, : plan.prefix] = plan.addnoise_condition

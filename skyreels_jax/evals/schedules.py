@@ -47,7 +47,8 @@ class Schedule:
     def model_runs(self) -> float:
         """How often the model runs for a second of film, twice a step under guidance.
 
-        The run that puts a finished block into a cache is not counted; `compute` has its time.
+        The run that puts a finished block into a cache is not counted; `compute` has its time, but
+        for that of the last block, which nothing waits for.
         """
         return statistics.mean(self.runs) / self.lasts
 

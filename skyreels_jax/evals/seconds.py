@@ -20,7 +20,7 @@ from skyreels_jax.evals.lasting import STRETCH, judge_stretch, right
 SECOND = world.FPS  # frames
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-Frames = UInt8[np.ndarray, "F H W 3"]
+Frames = UInt8[np.ndarray, "_F H W 3"]  # chunks of any lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,11 +75,16 @@ def judge_seconds(chunks: Iterable[Frames]) -> Iterator[Second]:
     if kept is None:
         return
     total = start + len(kept)
-    if total < SECOND:
-        raise UserError(f"a film of {total} frames has no whole second, {SECOND} frames, to judge")
+    check_second(total)
     while (index + 1) * SECOND <= total:
         yield _second(kept, index, max(0, total - STRETCH - start), start)
         index += 1
+
+
+def check_second(frames: int) -> None:
+    """Raises `UserError` for a film of so many frames if that is no whole second."""
+    if frames < SECOND:
+        raise UserError(f"a film of {frames} frames has no whole second, {SECOND} frames, to judge")
 
 
 def mean_right(outcomes: Sequence[dict[str, bool]]) -> dict[str, float]:
@@ -113,5 +118,5 @@ def _second(kept: np.ndarray, index: int, begin: int, start: int) -> Second:
         consistency=judged.consistency,
         colour=own[inside].mean(0).astype(np.float64) if inside.any() else None,
         brightness=float((own.mean((0, 1, 2)) * _LUMA).sum()),
-        frame=kept[first + SECOND // 2],
+        frame=kept[first + SECOND // 2].copy(),  # not a view, which keeps all the others
     )

@@ -68,14 +68,13 @@ def make_stories(
     )
 
 
-def group_stories(scenes: Sequence[Scene], num: int | None = None) -> list[tuple[Scene, ...]]:
-    """Returns scenes from a file as stories, SEGMENTS after each other; at most `num`."""
+def group_stories(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
+    """Returns scenes from a file as stories, SEGMENTS after each other."""
     if not scenes or len(scenes) % SEGMENTS:
         raise UserError(
             f"{len(scenes)} captions are no stories of {SEGMENTS}; give {SEGMENTS} lines for each"
         )
-    stories = [tuple(scenes[i : i + SEGMENTS]) for i in range(0, len(scenes), SEGMENTS)]
-    return stories[:num]
+    return [tuple(scenes[i : i + SEGMENTS]) for i in range(0, len(scenes), SEGMENTS)]
 
 
 def _changed(

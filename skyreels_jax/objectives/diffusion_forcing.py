@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.rng import stream
@@ -33,6 +33,7 @@ class DiffusionForcing(VelocityObjective):
     batch: as for all velocity objectives, and "start" [B], the latent frame of the film with which
       the clip begins. A clip that begins later than its film always has a clean prefix, whatever
       its sort: sampling never shows it another way, and pure noise does not tell the two apart.
+      "given" [B]: how many latents that prefix has, rounded up to whole blocks; 0: any number.
 
     prefix_noise: half of the prefixes have one sigma from U(0, prefix_noise), as with
       `addnoise_condition` in sampling; the others are clean.
@@ -75,8 +76,9 @@ class DiffusionForcing(VelocityObjective):
         together = jax.random.uniform(stream(key, "equal"), (clips, 1), jnp.float32)
         staggered = self._draw_fopp(stream(key, "fopp"), clips, frames)
         sigma = self.quantile(jnp.where(sort[:, None] == FOPP, staggered, together))
-        given = (sort == PREFIX) | (batch["start"] > 0)
-        inside = given[:, None] & self._draw_prefix(stream(key, "prefix"), clips, frames)
+        given = (sort == PREFIX) | (batch["start"] > 0) | (batch["given"] > 0)
+        prefix = self._draw_prefix(stream(key, "prefix"), frames, batch["given"])
+        inside = given[:, None] & prefix
         level, noisy = jax.random.uniform(stream(key, "prefix_noise"), (2, clips, 1), jnp.float32)
         level = jnp.where(noisy < NOISY_PREFIXES, level * self.prefix_noise, 0.0)
         sorts = {
@@ -93,8 +95,12 @@ class DiffusionForcing(VelocityObjective):
         times = draw(key, timesteps=self.timesteps, **options)
         return (times.astype(jnp.float32) + 0.5) / self.timesteps  # none is clean
 
-    def _draw_prefix(self, key: PRNGKey, clips: int, frames: int) -> Bool[Array, "clips frames"]:
-        """Returns the frames of prefixes of one block to all but one, each as likely."""
+    def _draw_prefix(
+        self, key: PRNGKey, frames: int, given: Int[Array, " B"]
+    ) -> Bool[Array, "B {frames}"]:
+        """Returns the frames of prefixes of one block to all but one, each as likely; of as many
+        as are `given`, where any are."""
         size = self.causal_block_size
-        length = jax.random.randint(key, (clips, 1), 1, blocks(frames, size))
-        return jnp.arange(frames)[None] < length * size
+        length = jax.random.randint(key, given.shape, 1, blocks(frames, size))
+        length = jnp.where(given > 0, -(-given // size), length)
+        return jnp.arange(frames)[None] < length[:, None] * size

@@ -25,6 +25,7 @@ class FilmStream(Iterator[Frames]):
 
     Before the first window come the frames of the video that the film continues, if it does.
     `frames` counts those that were yielded, `seconds` says how long they last.
+    After an error it is at its end and has no state; earlier states go on.
     """
 
     def __init__(
@@ -45,7 +46,13 @@ class FilmStream(Iterator[Frames]):
         self._chunks = self._make(carried, before)
 
     def __next__(self) -> Frames:
-        chunk = next(self._chunks)
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            raise
+        except BaseException:
+            self._carried = None  # half destroyed
+            raise
         self.frames += len(chunk)
         return chunk
 
@@ -62,7 +69,8 @@ class FilmStream(Iterator[Frames]):
 
     @property
     def state(self) -> FilmState | None:
-        """What the film goes on from after the chunk yielded last; None before any window."""
+        """What the film goes on from after the chunk yielded last; None before any window, and
+        after an error."""
         carried = self._carried
         if carried is None:
             return None

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
@@ -61,10 +61,10 @@ class FilmState:
         arrays |= {f"cache/{number:04d}": leaf for number, leaf in enumerate(self.cache)}
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if a is not None}
         text = json.dumps(said, ensure_ascii=False)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(save(arrays, metadata={KEY: text}))
-            file.flush()
-            os.fsync(file.fileno())
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata={KEY: text})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         return path
 
 
@@ -87,7 +87,7 @@ def read_state(path: str | os.PathLike) -> FilmState:
     return _from_said(str(path), said, arrays)
 
 
-def _from_said(name: str, said: dict[str, Any], arrays: dict[str, np.ndarray]) -> FilmState:
+def _from_said(name: str, said: Any, arrays: dict[str, np.ndarray]) -> FilmState:
     if not isinstance(said, dict):
         raise UserError(f"{name!r} is a damaged state (its header is no object)")
     if said.get("format") != FORMAT:

@@ -77,10 +77,12 @@ def check_shown(story: Story, film: FilmPlan, fps: float) -> None:
 
     count = film.count
     if count is None:  # those that come before the last prompt, and the first that shows it
-        count = 2 + int(story.segments[-1][0] * fps / film.window(1).frames)
+        count = 3 + int(story.segments[-1][0] * fps / film.window(1).frames)
     for index, prompt in enumerate(story.prompts):
         start, end = story.span(index)
-        first = bisect.bisect_left(range(count), start, key=middle)
+        # Where prompts cross-fade, the share of the new one at `start` still is none.
+        search = bisect.bisect_right if story.crossfade else bisect.bisect_left
+        first = search(range(count), start, key=middle)
         near = [middle(i) for i in (first - 1, first) if 0 <= i < count]
         if first == count or near[-1] >= end:
             till = "" if end == math.inf else f" to {end:g} s"

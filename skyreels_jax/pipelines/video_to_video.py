@@ -56,11 +56,13 @@ def remake(
             "diffusion-forcing models"
         )
     options = {"dtype": model.dtype, "lora": model.lora} | options
+    if model.source.geometry.causal_block > 1:  # whose windows are single blocks by default
+        options = {"carry": "latents"} | options
     request = model.source.request(prompt=prompt, **options)
     if request.film.count != 1:
         raise UserError(
-            f"a clip of {frames} frames is more than one window; "
-            f"legal: at most base_num_frames {request.film.base_num_frames}"
+            f"a clip of {frames} frames is more than one window; legal: base_num_frames {frames} "
+            "or more, and carry pixels or latents"
         )
     return model.remake(request, clip, level=strength)
 

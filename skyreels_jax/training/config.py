@@ -81,6 +81,8 @@ class DataConfig:
     paraphrases a clip; rates: frames a second, which clips have in turn).
     fps: only clips of this many frames a second are trained on (0: all).
     balance: how often clips of each kind are drawn.
+    turns: share of the clips that turn into another scene, which their captions are of; diffusion
+    forcing alone trains on them, with all frames before the turn given.
     middle: probability that a stage whose `frames` are fewer than num_frames takes its window of
     latents from behind the first one, and not the beginning of the clip. Films longer than a
     window need it where latents are carried from window to window; only diffusion forcing has it.
@@ -97,6 +99,7 @@ class DataConfig:
     rates: tuple[int, ...] = (12,)
     fps: int = 0
     balance: Balance = dataclasses.field(default_factory=Balance)
+    turns: float = 0.0
     middle: float = 0.0
     vae: str = ""
     latents: str = ""
@@ -113,6 +116,8 @@ class DataConfig:
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")
+        if not 0 <= self.turns <= 1:
+            raise UserError(f"data.turns is a share of the clips, 0 to 1, got {self.turns}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ import json
 import imageio.v3 as iio
 import pytest
 
-from skyreels_jax.cli.main import main
+from skyreels_jax.cli import long_films
+from skyreels_jax.cli.main import main, parse
 from skyreels_jax.cli.settings import parse_settings
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film.captions import structured
@@ -46,7 +47,8 @@ def test_drift(evaluate, tmp_path):
     assert list(found["settings"]) == ["latents", "pixels", "pixels, no added noise"]
     assert found["world"]["last_adherence"] == found["world"]["kept"] == 1.0
     for setting in found["settings"].values():
-        assert setting["seconds"] == 2 and len(setting["adherence"]["mean"]) == 2
+        assert setting["seconds"] == 2 and len(setting["curves"]["adherence"]["mean"]) == 2
+        assert setting["colour_drift"] is None or setting["colour_drift"] >= 0
     assert found["settings"]["pixels"]["options"]["addnoise_condition"] == 20
     assert "the world itself" in out and "targets: last/first >= 0.90" in out
 
@@ -58,10 +60,21 @@ def test_story(evaluate, tmp_path):
     code, out, err = evaluate("story", "--prompts", str(path), *flags)
     assert (code, err) == (0, ""), err
     found = results(tmp_path / "out", "story")
-    assert found["left_out_frames"] == 12 and len(found["settings"]["only"]["segments"]) == 3
+    only = found["settings"]["only"]
+    assert only["left_out_frames"] == 12 and len(only["segments"]) == 3
+    assert only["options"]["base_num_frames"] == 17 and only["inference_steps"] == 1
     (story,) = found["films"]["only"]
     assert [len(part["seconds"]) for part in story] == [5, 4, 4]
-    assert "the window in which the prompt changes (12 frames)" in out
+    assert "the window in which the prompt changes, 12 frames (only)" in out
+
+
+def test_windows_of_a_story_from_a_cache_are_blocks(causal_folder):
+    settings = ["--setting", "cached: carry=cache base_num_frames=61 overlap_history=17"]
+    argv = ["evaluate", "--model", str(causal_folder), *SMALL, *settings, "--windows", "10"]
+    args = parse(argv)
+    (asked,) = long_films.ask(args, args.setting, [["a", "b", "c"]])
+    assert long_films.left_out(asked.request) == 8  # two latent frames
+    long_films.check_parts(asked, 33)
 
 
 def test_schedules(evaluate, tmp_path):
@@ -94,6 +107,8 @@ def test_settings():
         ("drift", ("--change", "all"), "--change is for --benchmark story"),
         ("clips", ("--setting", "a: ar_step=1"), "for --benchmark drift or story or schedules"),
         ("drift", ("--windows", "0"), "--windows must be 1 or more"),
+        ("story", ("--base_num_frames", "9", "--windows", "40"), "9 frames has no whole second"),
+        ("schedules", ("--base_num_frames", "9", "--windows", "1"), "9 frames has no whole second"),
         ("drift", ("--num", "0"), "number of films must be 1 or more"),
         ("drift", ("--seed", "-1"), "seed must be 0 or more"),
         ("drift", ("--rows", "0"), "--rows must be 1 or more"),

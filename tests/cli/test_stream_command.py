@@ -327,7 +327,7 @@ def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeyp
         (_said(state, index=1e400), "damaged state"),
         (_said(state, index=-1), "its parts are of different films"),
         (_said(state, frames=13), "its parts are of different films"),
-        (_said(state, film={"inference_steps": 2}), "its parts are of different films"),
+        (_said(state, film={"inference_steps": 2}), "have inference_steps 2, its recipe 1"),
     ]:
         save_file({}, bad, metadata={KEY: said})
         assert message in refused("--resume", bad, "--out", film)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.loader import CutLatents, RandomCrop, pipeline
-from skyreels_jax.data.selection import Labelled
+from skyreels_jax.data.loader import CutLatents, Labelled, RandomCrop, pipeline
 
 
 class Clips:
@@ -168,6 +167,34 @@ def test_frame_rates_are_said_with_every_caption():
         np.testing.assert_array_equal(cond["fps"], shown)
         assert cond["fps"].dtype == np.int32
     assert "fps" not in next(iter(pipeline(Stored(), CutLatents(NULL), batch=2, seed=0)))["cond"]
+
+
+def test_windows_around_a_turn():
+    """All before it is given; behind it is a block at least."""
+    turns = np.arange(12) % 4  # 0: none
+    source = Labelled(source=Stored(), labels={"turn": turns})
+    for block, length in ((1, 3), (2, 3), (2, 5)):
+        cut = CutLatents(NULL, length=length, middle=1.0 if length < 5 else 0.0, block=block)
+        batches, found = iter(pipeline(source, cut, batch=12, seed=0)), set()
+        for _ in range(20):
+            batch = next(batches)
+            turn = turns[batch["latents"][:, 0, 0, 0, 0].astype(int)]
+            found |= set(zip(turn[turn > 0], batch["given"][turn > 0], strict=True))
+            np.testing.assert_array_equal(
+                (batch["start"] + batch["given"])[turn > 0], turn[turn > 0]
+            )
+            assert not batch["given"][turn == 0].any()
+            assert (batch["start"][turn == 0] > 0).all() == (length < 5)
+        legal = {
+            (t, g)
+            for t in (1, 2, 3)
+            for g in range(1, length - block + 1)
+            if 0 <= t - g <= 5 - length
+        }
+        assert found == legal
+    late = Labelled(source=Stored(), labels={"turn": np.full(12, 4)})
+    with pytest.raises(UserError, match="turns at 4, with less than a block of 2"):
+        next(iter(pipeline(late, CutLatents(NULL, length=3, block=2), batch=2, seed=0)))
 
 
 def test_orders_differ_by_seed_and_empty_sources_are_refused():

@@ -5,7 +5,7 @@ import pytest
 
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.selection import Balance, Group, Labelled, describe, grouped, keep_rate
+from skyreels_jax.data.selection import Balance, Group, describe, grouped, keep_rate
 
 ATTRIBUTES = {"shape": ("ring", "square", "triangle"), "colour": ("red", "blue")}
 VALUES = ["square"] * 6 + ["ring"] * 2 + ["triangle"] * 4
@@ -46,11 +46,6 @@ def test_one_frame_rate():
     assert keep_rate(rates, 0).tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="no clip has 24 frames a second; there are 2 of 12, 3 of"):
         keep_rate(rates, 24)
-
-
-def test_labels_are_added_to_samples():
-    labelled = Labelled(source=[{"x": 1}, {"x": 2}], labels={"fps": np.array([12, 16])})
-    assert len(labelled) == 2 and labelled[1] == {"x": 2, "fps": 16}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_gaps_in_the_track_are_bridged():
 
 def test_a_stretch_without_subject_is_unseen():
     scene = sample_scene(1)
-    frames = np.round(background(scene, np.arange(STRETCH))).astype(np.uint8)
+    frames = np.round(background(scene, world.paths(scene, np.arange(STRETCH)))).astype(np.uint8)
     stretch = judge_stretch(frames)
     assert stretch.shown["colour"] == stretch.shown["speed"] == UNSEEN
     assert stretch.shown["environment"] == scene.environment

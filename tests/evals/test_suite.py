@@ -58,7 +58,7 @@ def test_still_subjects_have_no_speed_to_judge():
 
 def test_films_without_a_subject_have_no_track_error():
     scene = sample_scene(0)
-    empty = np.round(background(scene, np.arange(17))).astype(np.uint8)
+    empty = np.round(background(scene, world.paths(scene, np.arange(17)))).astype(np.uint8)
     report = evaluate(lambda prompts, seeds: [empty], [scene])
     assert report.samples[0].verdict.colour == UNSEEN
     assert np.isnan(report.measures["track_error"]) and report.measures["presence"] == 0.0

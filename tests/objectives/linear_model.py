@@ -21,11 +21,12 @@ class Linear(nnx.Module):
         return y + 0.001 * t[:, :, None, None, None]
 
 
-def make_batch(clips=SHAPE[0], *, frames=SHAPE[1], start=0):
+def make_batch(clips=SHAPE[0], *, frames=SHAPE[1], start=0, given=0):
     data = np.random.default_rng(0).normal(size=(clips, frames, *SHAPE[2:])).astype(np.float32)
     return {
         "latents": jnp.asarray(data),
         "start": jnp.full(clips, start, jnp.int32),
+        "given": jnp.full(clips, given, jnp.int32),
         "cond": {"caption": jnp.arange(clips) % 3 + 1},
         "null_cond": {"caption": jnp.zeros(clips, jnp.int32)},
     }

@@ -19,12 +19,13 @@ FRAMES, CLIPS = 7, 3000
 
 
 @functools.cache
-def levels(*, start=0, frames=FRAMES, clips=CLIPS, **options):
+def levels(*, start=0, given=0, frames=FRAMES, clips=CLIPS, **options):
     """(sigma [B, T], counted [B, T], sorts) as numpy, drawn under jit."""
     objective = DiffusionForcing(**options)
     batch = {
         "latents": jnp.zeros((clips, frames, 1, 1, 1)),
         "start": jnp.full(clips, start, jnp.int32),
+        "given": jnp.full(clips, given, jnp.int32),
     }
     out = jax.device_get(jax.jit(objective.draw_levels)(jax.random.key(2), batch))
     shape = (clips, frames)
@@ -104,6 +105,15 @@ def test_a_clip_from_the_middle_of_its_film_always_has_a_prefix():
         behind = np.where(counted, sigma, np.nan)
         staggered = np.nanmax(behind, axis=1) > np.nanmin(behind, axis=1)
         assert staggered.mean() > 0.7 if sort == "fopp" else not staggered.any()
+
+
+def test_a_clip_that_turns_has_all_before_the_turn_as_its_prefix():
+    for sort in MIXTURE:
+        sigma, counted, sorts = only(sort, start=4, given=2)
+        assert sorts["prefix"].all() and set(prefix_lengths(counted)) == {2}
+        assert set(prefix_lengths(only(sort, given=5)[1])) == {5}
+        assert set(prefix_lengths(only(sort, given=2, causal_block_size=3)[1])) == {3}
+        assert set(prefix_lengths(only(sort, given=4, causal_block_size=3)[1])) == {6}
 
 
 def test_the_mixture_has_the_weights_of_the_config():

@@ -1,6 +1,7 @@
 """Films of causal models through the public surface: blocks from a KV cache, carried and saved."""
 
 import dataclasses
+import gc
 import itertools
 import logging
 
@@ -11,6 +12,7 @@ import pytest
 from test_film_lora import write_lora
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines import stream as stream_parts
 from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.pipelines.image import crop_to_aspect
 from skyreels_jax.pipelines.state import read_state
@@ -58,6 +60,29 @@ def test_a_resumed_film_is_the_same(causal, whole, tmp_path):
     assert resumed.state.complete
     longer = causal.resume(path, seconds=3)
     assert longer.plan.num_frames == 37
+    film = np.concatenate([before, *longer])
+    assert len(film) == 37
+    np.testing.assert_array_equal(film[:29], whole)
+
+
+def test_a_film_without_guidance_is_resumed(causal):
+    stream = causal.stream(PROMPT, guidance_scale=1.0, **LONG)
+    next(stream)
+    state = stream.state
+    rest = frames(stream)
+    np.testing.assert_array_equal(frames(causal.resume(state)), rest)
+
+
+def test_a_stream_that_failed_has_no_state(causal, monkeypatch):
+    stream = causal.stream(PROMPT, **LONG)
+    next(stream)
+    before = stream.state
+    monkeypatch.setattr(stream_parts, "decode_window", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert stream.state is None and list(stream) == []
+    monkeypatch.undo()
+    assert [len(chunk) for chunk in causal.resume(before)] == [8, 8, 8]
 
 
 def test_a_bfloat16_film_is_resumed_from_a_bfloat16_state(causal, tmp_path):
@@ -115,6 +140,7 @@ def test_nothing_compiles_and_nothing_piles_up_after_two_blocks(causal, caplog):
     for index in range(6):
         with jax.log_compiles(index >= 2), caplog.at_level(logging.WARNING):
             next(stream)
+        gc.collect()  # what other tests left
         held = sum(array.nbytes for array in jax.live_arrays())
         sizes.append((held, sum(array.nbytes for array in stream.state.cache)))
     assert not [r.message for r in caplog.records if "Compiling" in r.message]

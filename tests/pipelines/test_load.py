@@ -72,7 +72,7 @@ def test_a_training_run(micro, micro_folder, tmp_path):
     config = {
         "kind": "text_to_video",
         "model": {name: to_dict(configs[name]) for name in trained},
-        "data": {"vae": str(micro_folder / "vae"), "num_frames": 9},
+        "data": {"vae": str(micro_folder / "vae"), "num_frames": 9, "middle": 0.0},
         "stages": [{"frames": 0}],
         "flow_shift": 3.0,
     }

@@ -19,14 +19,18 @@ FPS = 12.0
     share=st.sampled_from([0.0, 0.301, 0.997]),
     frames=st.none() | st.integers(1, 30),
     video=st.none() | st.just(20),
+    cached=st.booleans(),
 )
-def test_a_prompt_that_no_window_shows_is_refused(lengths, share, frames, video):
+def test_a_prompt_that_no_window_shows_is_refused(lengths, share, frames, video, cached):
     starts = list(itertools.accumulate(lengths, initial=0.0))
     segments = tuple((start, f"prompt {i}") for i, start in enumerate(starts))
     story = Story(segments=segments, crossfade=share * min(lengths, default=0.0))
+    latents = None if frames is None else 3 * frames + 3 if cached else frames + 4
     film = FilmPlan(
-        num_frames=None if frames is None else 4 * frames + 13,
+        num_frames=None if frames is None else 4 * latents - 3,
         base_num_frames=33,
+        carry="cache" if cached else "pixels",
+        causal_block_size=3 if cached else 1,
         overlap_history=13,
         video_frames=video,
         inference_steps=2,
@@ -41,3 +45,12 @@ def test_a_prompt_that_no_window_shows_is_refused(lengths, share, frames, video)
         assert missed not in shown
     else:
         assert shown == set(story.prompts)
+
+
+def test_a_prompt_may_hold_in_the_first_whole_window():
+    """Of a cached film whose first block has two given frames and two that are made."""
+    story = Story(segments=((0.0, "one"), (39 / FPS, "other")))
+    sizes = {"num_frames": None, "base_num_frames": 77, "overlap_history": 13, "video_frames": 13}
+    film = FilmPlan(carry="cache", causal_block_size=5, inference_steps=2, shift=3.0, **sizes)
+    assert [w.middle for w in itertools.islice(film.windows(), 4)] == [2, 14, 34, 54]
+    check_shown(story, film, FPS)

@@ -120,10 +120,15 @@ def test_film_names_are_distinct_and_safe():
 def test_defaults_of_a_folder(tmp_path):
     assert defaults.read_defaults(tmp_path, {"flow_shift": 5.0}).shift == 5.0
     assert defaults.read_defaults(tmp_path, {}) == defaults.Defaults()
-    config = {"data": {"num_frames": 65}, "stages": [{"frames": 17}, {"frames": 33}]}
-    toy = defaults.toy_defaults(config | {"flow_shift": 3.0})
+    data = {"num_frames": 65, "middle": 0.5}
+    config = {"data": data, "stages": [{"frames": 17}, {"frames": 33}], "flow_shift": 3.0}
+    model, causal = ({"model": {"transformer": {"num_frame_per_block": n}}} for n in (1, 3))
+    toy = defaults.toy_defaults(config | model)
     assert (toy.num_frames, toy.shift) == (33, 3.0)  # what it saw, not what that was cut from
-    assert defaults.toy_defaults(config | {"flow_shift": 3.0, "stages": []}).num_frames == 65
+    assert toy.carry == "latents" and defaults.toy_defaults(config | causal).carry is None
+    whole = {"data": data | {"middle": 0.0}, "stages": []}
+    toy = defaults.toy_defaults(config | model | whole)
+    assert (toy.num_frames, toy.carry) == (65, None)
     defaults.write_defaults(tmp_path, toy)
     assert defaults.read_defaults(tmp_path, {"flow_shift": 5.0}) == toy
     (tmp_path / defaults.SETTINGS).write_text("{")

@@ -39,7 +39,17 @@ def test_a_forcing_model_keeps_the_first_frame(forcing, clip):
     together, staggered = (
         remake(forcing, "v2v", clip, PROMPT, 0.5, 3, ar_step=step) for step in (0, 1)
     )
-    assert gap(together, staggered) > 0 and gap(together, clip) < gap(film.frames, clip)
+    assert gap(together, staggered) > 0
+    trip, _, _ = decode_window(forcing._vae, encode_frames(forcing._vae, clip, temporal=4))
+    assert gap(remake(forcing, "v2v", clip, PROMPT, 0.001, 3, ar_step=1), trip) < 1
+
+
+def test_a_causal_model_sees_the_clip_whole(causal, clip):
+    clip = np.concatenate([clip] * 3)[:21]
+    made = remake(causal, "v2v", clip, PROMPT, 0.3, 1)
+    assert made.shape == clip.shape
+    with pytest.raises(UserError, match="more than one window; .* carry pixels or latents"):
+        remake(causal, "v2v", clip, PROMPT, 0.3, 1, carry="cache")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +70,6 @@ def test_bad_input(micro, clip, kind, strength, options, complaint):
 def test_clips_that_fit_no_window(micro, forcing, clip):
     with pytest.raises(UserError, match="num_frames 8 is not 4k"):
         remake(micro, "v2v", clip[:8], PROMPT, 0.5, 0)
-    with pytest.raises(UserError, match="more than one window; legal: at most base_num_frames 5"):
+    with pytest.raises(UserError, match="more than one window; legal: base_num_frames 9 or more"):
         options = {"base_num_frames": 5, "overlap_history": 1}
         remake(forcing, "v2v", clip, PROMPT, 0.5, 0, **options)

@@ -29,6 +29,7 @@ def source(config: DataConfig, *, split: str = "", pixels: bool = True) -> Sourc
         num_clips=config.clips,
         num_frames=config.num_frames,
         num_sentences=config.captions,
+        turns=config.turns,
         rates=config.rates,
     )
     builder.download_and_prepare()
@@ -46,14 +47,14 @@ def groups(config: DataConfig) -> list[Group]:
     if not (config.fps or balance.attribute):
         return []
     targets = balance.targets(LEGAL) if balance.attribute else {}
-    texts = source(config, pixels=False)
-    records = [texts[index] for index in range(len(texts))]
-    kept = keep_rate(np.array([int(record["fps"]) for record in records]), config.fps)
+    kept = keep_rate(rates(config), config.fps)
     if config.fps:
-        print(f"{len(kept):,} of {len(records):,} clips have {config.fps} frames a second")
+        print(f"{len(kept):,} of {config.clips:,} clips have {config.fps} frames a second")
     if not targets:
         return [Group("all", 1.0, kept)]
-    found = grouped([r[balance.attribute].decode() for r in records], targets, kept)
+    texts = source(config, pixels=False)
+    values = [texts[index][balance.attribute].decode() for index in range(len(texts))]
+    found = grouped(values, targets, kept)
     print(f"{balance.attribute}: {describe(found)}")
     return found
 
@@ -61,7 +62,16 @@ def groups(config: DataConfig) -> list[Group]:
 def rates(config: DataConfig) -> Int[np.ndarray, " N"]:
     """Returns the frames a second of every clip of `source(config)`."""
     texts = source(config, pixels=False)
+    if len(config.rates) == 1:
+        return np.full(len(texts), config.rates[0])
     return np.array([int(texts[index]["fps"]) for index in range(len(texts))])
+
+
+def turns(config: DataConfig) -> Int[np.ndarray, " N"]:
+    """Returns the latent frame with which every clip of `source(config)` turns, 0 for none."""
+    texts = source(config, pixels=False)
+    frames = np.array([int(texts[index]["turn"]) for index in range(len(texts))])
+    return (frames + 3) // 4
 
 
 def to_float(video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:

@@ -15,8 +15,7 @@ from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
-from skyreels_jax.data.loader import CutLatents, pipeline
-from skyreels_jax.data.selection import Labelled
+from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
@@ -76,9 +75,11 @@ class TextToVideoRecipe:
         check_windows(config)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
         store = prepare_latents(config.data)
-        source = store
+        source, block = store, getattr(config.objective, "causal_block_size", 1)
+        if config.data.turns:
+            source = Labelled(source=source, labels={"turn": clips.turns(config.data)})
         if config.model.transformer.inject_sample_info:
-            source = Labelled(source=store, labels={"fps": clips.rates(config.data)})
+            source = Labelled(source=source, labels={"fps": clips.rates(config.data)})
         shape = store[0]["latents"].shape
         if shape[-1] != config.model.transformer.in_channels:
             raise UserError(
@@ -89,7 +90,8 @@ class TextToVideoRecipe:
         def open_stage(stage, index):
             factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
-            cut = CutLatents(store.null_cond, length=length, middle=config.data.middle)
+            middle = config.data.middle
+            cut = CutLatents(store.null_cond, length=length, middle=middle, block=block)
             options = {"batch": stage.batch, "seed": config.seed + index, "groups": groups}
             return pipeline(source, cut, **options)
 
@@ -122,6 +124,10 @@ def check_windows(config: TrainConfig) -> None:
                 f"data.num_frames = {whole}"
             )
     if not isinstance(objective, DiffusionForcing):
+        if config.data.turns:
+            raise UserError(
+                "data.turns needs the objective diffusion_forcing, which gives the frames before"
+            )
         if middle:
             raise UserError(
                 "data.middle needs the objective diffusion_forcing: without the frames before it, "
@@ -147,7 +153,9 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
     model = load_vae(vae_folder(data))
     tokenizer = build_tokenizer()
     contents = {name: value for name, value in to_dict(data).items() if name in _CONTENTS}
-    if data.rates != DataConfig.rates:  # stores were made before clips had other rates
+    if data.turns:  # stores were made before there were any
+        contents["turns"] = data.turns
+    if data.rates != DataConfig.rates:  # and before there were others
         contents["rates"] = list(data.rates)
     settings = {
         "data": contents,

@@ -1,11 +1,11 @@
 """Renders a scene into pixels: numpy only, deterministic, any number of frames."""
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, UInt8
 
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.panorama import SUBJECT_LIGHT, SUPERSAMPLE, panorama
-from skyreels_jax.data.toy_film.world import FPS, SIZE, Scene
+from skyreels_jax.data.toy_film.world import FPS, SIZE, Paths, Scene
 
 EDGE = 1.2  # pixels over which the subject's edge rises
 COLOUR = {
@@ -55,13 +55,13 @@ def subject_alpha(
 
 
 def background(
-    scene: Scene, frames: Num[np.ndarray, " T"], *, size: int = SIZE
+    scene: Scene, paths: Paths, *, size: int = SIZE
 ) -> Float[np.ndarray, "T size size 3"]:
-    """Returns the background (0..255) at the given frame numbers: bilinear, from the panorama."""
+    """Returns the background (0..255) along `paths`: bilinear, from the panorama."""
     strip = panorama(scene.environment, scene.lighting)
     pixel = (np.arange(size) + 0.5) * SIZE / size - world.CENTRE
-    offsets = pixel[None, :] / world.zoom_scale(scene.camera_motion, frames)[:, None] + world.CENTRE
-    shift = world.pan_shift(scene.camera_motion, frames)[:, None] + scene.offset
+    offsets = pixel[None, :] / paths.scale[:, None] + world.CENTRE
+    shift = paths.shift[:, None] + scene.offset
     rows = SUPERSAMPLE * offsets - 0.5
     columns = SUPERSAMPLE * (offsets + shift) - 0.5
     if np.ptp(rows, axis=0).max() == 0:  # no zoom: blend the rows once for all frames
@@ -96,10 +96,13 @@ def render(
     frames = np.arange(start, start + num_frames)
     if fps != FPS:
         frames = frames * (FPS / fps)
-    film = background(scene, frames, size=size)
-    alpha = subject_alpha(
-        scene.shape, world.centres(scene, frames), world.radii(scene, frames), size=size
-    )[..., None]
+    return draw(scene, world.paths(scene, frames), size=size)
+
+
+def draw(scene: Scene, paths: Paths, *, size: int = SIZE) -> UInt8[np.ndarray, "T size size 3"]:
+    """Renders the subject and the place of `scene`, moving along `paths`."""
+    film = background(scene, paths, size=size)
+    alpha = subject_alpha(scene.shape, paths.centre, paths.radius, size=size)[..., None]
     film += alpha * (subject_colour(scene.colour, scene.lighting) - film)
     film += 0.5
     return film.astype(np.uint8)

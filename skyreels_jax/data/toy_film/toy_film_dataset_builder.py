@@ -20,6 +20,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.captions import sentence, structured
 from skyreels_jax.data.toy_film.render import render
+from skyreels_jax.data.toy_film.turns import render_turn, sample_turn
 
 VALIDATION_SEED = 1_000_000_000  # seeds from here on: the same captions as training, other films
 EVAL_SHARE = 16  # one clip in each evaluation split for this many of training
@@ -31,13 +32,15 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
 
     num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of
     each caption. seed: of the first clip; seed ranges that do not overlap share no film.
-    rates: frames a second; the clips have them in turn, by their seed.
+    turns: share of the films of training scenes that turn into another (`turns.py`).
+    rates: frames a second; where there are several, clips have them in turn, by their seed.
     """
 
     num_clips: int = 4096
     num_frames: int = 33
     num_sentences: int = 4
     seed: int = 0
+    turns: float = 0.0
     rates: tuple[int, ...] = (world.FPS,)
 
 
@@ -49,8 +52,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     training).
     """
 
-    VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Clips state their frame rate."}
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [ToyFilmConfig(name="default", description="4,096 clips of 33 frames")]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -64,8 +67,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "sentences": tfds.features.Sequence(tfds.features.Text()),
             "structured": tfds.features.Text(doc="caption in the SkyCaptioner schema, as JSON"),
             "seed": np.int64,
-            "fps": np.int64,
         }
+        if self.builder_config.turns:  # the first frame of the new scene, or 0; captions tell it
+            features["turn"] = np.int64
+        if len(self.builder_config.rates) > 1:
+            features["fps"] = np.int64
         features |= {name: tfds.features.Text() for name in world.ATTRIBUTES}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
@@ -90,16 +96,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         for seed in range(first, first + count):
-            scene = world.sample_scene(seed, split)
+            scene, turn = world.sample_scene(seed, split), None
             fps = config.rates[seed % len(config.rates)]
+            if split == "train":
+                turn = sample_turn(seed, config.num_frames, share=config.turns)
+            if turn is None:
+                video = render(scene, config.num_frames, fps=fps)
+            else:
+                scene, video = turn.after, render_turn(turn, config.num_frames)
             yield (
                 seed,
                 {
-                    "video": render(scene, config.num_frames, fps=fps),
+                    "video": video,
                     "sentences": [sentence(scene, i) for i in range(config.num_sentences)],
                     "structured": json.dumps(structured(scene)),
                     "seed": seed,
-                    "fps": fps,
+                    **({"turn": turn.frame if turn else 0} if config.turns else {}),
+                    **({"fps": fps} if len(config.rates) > 1 else {}),
                     **world.attributes(scene),
                 },
             )
@@ -112,26 +125,35 @@ def toy_film(
     num_frames: int = 33,
     num_sentences: int = 4,
     seed: int = 0,
+    turns: float = 0.0,
     rates: tuple[int, ...] = (world.FPS,),
 ) -> Builder:
     """Returns the builder of one configuration; `download_and_prepare()` renders what is missing.
 
-    Raises `UserError` for counts and rates that are not positive or frames that are not 4k + 1.
+    Raises `UserError` for counts and rates that are not positive, frames that are not 4k + 1,
+    shares that are none, and films that turn at other rates than the world's own.
     """
     if min(num_clips, num_frames, num_sentences) < 1 or num_frames % 4 != 1 or seed < 0:
         raise UserError(
             "ToyFilm needs num_clips >= 1, num_sentences >= 1, seed >= 0 and num_frames = 4k + 1"
         )
-    if not rates or min(rates) < 1:
-        raise UserError(f"ToyFilm needs frame rates of 1 or more, got {rates}")
-    fps = "" if rates == (world.FPS,) else f"-{'_'.join(map(str, rates))}fps"
+    if not 0 <= turns <= 1 or (turns and num_frames < 5):
+        raise UserError("turns is a share of films, 0 to 1, and these have 5 frames or more")
+    own = rates == (world.FPS,)
+    if not rates or min(rates) < 1 or (turns and not own):
+        raise UserError(
+            f"rates are frames a second, 1 or more; films with turns have {world.FPS}, got {rates}"
+        )
+    fps = "" if own else f"-{'_'.join(map(str, rates))}fps"
+    turning = f"-turns{turns:g}" if turns else ""
     config = ToyFilmConfig(
-        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}{fps}",
+        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}{turning}{fps}",
         description=f"{num_clips} clips of {num_frames} frames",
         num_clips=num_clips,
         num_frames=num_frames,
         num_sentences=num_sentences,
         seed=seed,
+        turns=turns,
         rates=rates,
     )
     return Builder(data_dir=os.fspath(data_dir), config=config, file_format="array_record")

@@ -9,6 +9,7 @@ their statistics do not depend on when one looks.
 import dataclasses
 import hashlib
 import math
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -134,6 +135,30 @@ def pan_shift(camera_motion: str, frames: Num[np.ndarray, " T"]) -> Float[np.nda
     """Returns how far the view has moved to the right along the panorama, in pixels."""
     sign = {"pan_right": 1.0, "pan_left": -1.0}.get(camera_motion, 0.0)
     return sign * PAN_RATE * frames
+
+
+class Paths(NamedTuple):
+    """Where things are, frame by frame.
+
+    centre: of the subject, (x, y). radius: of the subject. scale: magnification of the background.
+    shift: how far the view has moved to the right since frame 0. All but `scale` in pixels.
+    """
+
+    centre: Float[np.ndarray, "T 2"]
+    radius: Float[np.ndarray, " T"]
+    scale: Float[np.ndarray, " T"]
+    shift: Float[np.ndarray, " T"]
+
+
+def paths(scene: Scene, frames: Num[np.ndarray, " T"]) -> Paths:
+    """Returns where everything is at the given frame numbers."""
+    camera = scene.camera_motion
+    return Paths(
+        centre=centres(scene, frames),
+        radius=radii(scene, frames),
+        scale=zoom_scale(camera, frames),
+        shift=pan_shift(camera, frames),
+    )
 
 
 def radii(scene: Scene, frames: Num[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:

@@ -36,7 +36,7 @@ def test_splits_and_contents(builder):
             told = scene_from_structured(json.loads(clip["structured"]))
             fields = {name: clip[name].decode() for name in world.ATTRIBUTES}
             assert attributes(told) == attributes(scene) == fields
-            assert len(clip["sentences"]) == 2 and clip["fps"] == world.FPS
+            assert len(clip["sentences"]) == 2 and "fps" not in clip
     (clip,) = builder.as_data_source(split="validation")
     assert clip["seed"] >= 1_000_000_000
     assert "tensorflow" not in sys.modules
@@ -71,5 +71,7 @@ def test_frame_rates_in_turn(tmp_path):
 def test_bad_counts_say_what_is_legal(tmp_path):
     with pytest.raises(UserError, match="4k \\+ 1"):
         toy_film(tmp_path, num_frames=16)
-    with pytest.raises(UserError, match="frame rates of 1 or more"):
+    with pytest.raises(UserError, match="frames a second, 1 or more"):
         toy_film(tmp_path, rates=(12, 0))
+    with pytest.raises(UserError, match="films with turns have 12, got"):
+        toy_film(tmp_path, rates=(12, 16), turns=0.5)
