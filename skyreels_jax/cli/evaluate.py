@@ -5,8 +5,10 @@ diffusion-forcing model and compare settings side by side, each a --setting:
   drift      long films, second by second: adherence, the subject's colour, brightness
   story      films whose prompt changes: each part against its own prompt, beside single clips
   schedules  the same films made synchronously, asynchronously, ...: quality and cost
+--benchmark concepts judges single films as well, of one or more settings, and reports them by the
+value of an attribute that was asked for (--by): what a model does worst, and what changed it.
 --outdir receives NAME.json (all results; "results.json" of clips), NAME.png (a plot, but for
-clips) and a contact sheet.
+clips and concepts) and a contact sheet.
 
 --prompts is a file with one structured caption (SkyCaptioner JSON) a line, three for a story, or a
 built-in set: held_out (captions never trained on) or held_out_combinations (pairs of attributes
@@ -15,6 +17,9 @@ never trained on together).
 examples:
   skyreels-jax evaluate --model tiny --prompts held_out --num 128 --outdir eval
   skyreels-jax evaluate --model runs/toy/model --prompts prompts.jsonl --json
+  skyreels-jax evaluate --benchmark concepts --by shape --num 384 \\
+      --setting "before: model=runs/toy/unbalanced/export" \\
+      --setting "after: model=runs/toy/sft/export"
   skyreels-jax evaluate --benchmark drift --model runs/toy/diffusion_forcing/export
   skyreels-jax evaluate --benchmark drift --setting "latents: carry=latents" \\
       --setting "pixels: carry=pixels addnoise_condition=20"
@@ -37,13 +42,14 @@ HELP = "judge a model's films against their captions"
 # Flags that are options of `VideoModel.generate`, under the same names.
 SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
 OPTIONS = (*SAMPLING, *flags.WINDOWS)
-BENCHMARKS = ("clips", "drift", "story", "schedules")
+BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts")
 ONLY = {  # flags that not all benchmarks have
-    "num_frames": ("clips",),
-    "batch_size": ("clips", "story"),
+    "num_frames": ("clips", "concepts"),
+    "batch_size": ("clips", "story", "concepts"),
     "windows": ("drift", "story", "schedules"),
-    "setting": ("drift", "story", "schedules"),
+    "setting": ("drift", "story", "schedules", "concepts"),
     "change": ("story",),
+    "by": ("concepts",),
 }
 FLAGS = {"batch_size": "batch"}  # where they are called otherwise
 
@@ -70,8 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--num", type=int, metavar="N", help="films or stories (default: 128 clips, 8, or the file)"
     )
+    what.add_argument(
+        "--by", metavar="ATTRIBUTE", help="concepts: what its values are (default: shape)"
+    )
     what.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
-    add_long(parser.add_argument_group("long films: drift, story, schedules"))
+    add_long(parser.add_argument_group("several settings, and long films"))
     how = parser.add_argument_group("how films are made, in all settings")
     how.add_argument(
         "--batch",
@@ -105,7 +114,7 @@ def add_long(group: Any) -> None:
         metavar='"NAME: OPTION=VALUE ..."',
         help="one of those that are compared; give it again for each. Options: inference_steps, "
         "guidance_scale, shift, the flags of windows below, and model (default: carried latents "
-        "beside pixels; schedules: synchronous beside asynchronous)",
+        "beside pixels; schedules: synchronous beside asynchronous; concepts: --model alone)",
     )
     group.add_argument(
         "--change",
@@ -122,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{FLAGS.get(name, name)} is for --benchmark {' or '.join(legal)}")
     if args.benchmark == "clips":
         return clips(args)
+    if args.benchmark == "concepts":
+        from skyreels_jax.cli import concepts
+
+        return concepts.run(args)
     from skyreels_jax.cli import benchmarks
 
     return benchmarks.run(args)

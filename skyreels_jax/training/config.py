@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.selection import Balance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,10 @@ class OptimizerConfig:
 class DataConfig:
     """Which ToyFilm clips, and where what is derived from them lies.
 
-    folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions:
-    paraphrases a clip).
+    folder: of the TFDS data sets.  clips, num_frames, captions, rates: of the builder (captions:
+    paraphrases a clip; rates: frames a second, which clips have in turn).
+    fps: only clips of this many frames a second are trained on (0: all).
+    balance: how often clips of each kind are drawn.
     turns: share of the clips that turn into another scene, which their captions are of; diffusion
     forcing alone trains on them, with all frames before the turn given.
     middle: probability that a stage whose `frames` are fewer than num_frames takes its window of
@@ -93,6 +96,9 @@ class DataConfig:
     clips: int = 4096
     num_frames: int = 33
     captions: int = 4
+    rates: tuple[int, ...] = (12,)
+    fps: int = 0
+    balance: Balance = dataclasses.field(default_factory=Balance)
     turns: float = 0.0
     middle: float = 0.0
     vae: str = ""
@@ -103,6 +109,10 @@ class DataConfig:
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
             raise UserError(
                 "data needs clips, captions and encode_batch of 1 or more and num_frames = 4k + 1"
+            )
+        if not self.rates or min(self.rates) < 1 or self.fps < 0:
+            raise UserError(
+                "data.rates are frames a second, 1 or more; data.fps is one of them or 0"
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")

@@ -37,9 +37,35 @@ def test_json_results_and_sheet(evaluate, tmp_path):
     assert iio.imread(tmp_path / "out" / "sheet.png").shape[1] == 1200
 
 
+def test_concepts_of_two_settings(evaluate, tmp_path):
+    settings = ("--setting", "one: guidance_scale=1", "--setting", "other: guidance_scale=3")
+    concepts = ("--benchmark", "concepts", "--by", "colour", *settings)
+    code, out, err = evaluate(*concepts, "--num", "4", "--batch", "4", "--rows", "3")
+    assert (code, err) == (0, ""), err
+    found = json.loads((tmp_path / "out" / "concepts.json").read_text())
+    assert list(found["settings"]) == ["one", "other"] and list(found["against"]) == ["other"]
+    assert found["settings"]["one"]["concepts"]["all"]["films"] == 4
+    assert len(found["films"]["other"]) == 4 and found["by"] == "colour"
+    assert out.splitlines()[0].split() == ["colour", "films", "one", "other"]
+    assert "other against one, points" in out and "worst, " in out
+    assert iio.imread(tmp_path / "out" / "concepts_sheet.png").shape[1] == 1200
+
+
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
+        (("--by", "shape"), "--by is for --benchmark concepts"),
+        (("--benchmark", "concepts", "--by", "shap"), "did you mean 'shape'"),
+        (("--benchmark", "concepts", "--windows", "3"), "--windows is for --benchmark drift"),
+        (("--benchmark", "concepts", "--rows", "0"), "--rows must be 1 or more"),
+        (
+            ("--benchmark", "concepts", "--setting", "a: model=/nowhere"),
+            "setting 'a': ",
+        ),
+        (
+            ("--benchmark", "concepts", "--setting", "a: carry=latents"),
+            "setting 'a': ",
+        ),
         (("--prompts", "nowhere.jsonl"), "held_out_combinations"),
         (("--num", "0"), "number of films must be 1 or more"),
         (("--rows", "0"), "--rows must be 1 or more"),

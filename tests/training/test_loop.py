@@ -13,8 +13,11 @@ import pytest
 from flax import nnx
 
 from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.selection import Balance
 from skyreels_jax.objectives.base import LossOutput
+from skyreels_jax.training import resume
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.metrics import MetricsLog
@@ -57,11 +60,10 @@ def config(steps, **options):
         out="unused",
         model=None,
         objective=None,
-        data=DataConfig(),
         stages=stages,
         optimizer=optimizer,
         ema_decay=0.9,
-        **{"log_every": 3, "save_every": 100, **options},
+        **{"data": DataConfig(), "log_every": 3, "save_every": 100, **options},
     )
 
 
@@ -155,6 +157,8 @@ def test_a_finished_run_does_nothing(tmp_path):
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"data": DataConfig(clips=3)}, "data.clips: 4096 -> 3"),
+        ({"data": DataConfig(fps=12)}, "data.fps: 0 -> 12"),
+        ({"data": DataConfig(balance=Balance(attribute="shape"))}, "attribute:  -> shape"),
         ({"stages": (StageConfig(steps=7, batch=8),)}, "stages.0.batch: 4 -> 8"),
     ],
 )
@@ -162,6 +166,15 @@ def test_a_run_cannot_become_another(tmp_path, change, field):
     run(tmp_path, config(12), stop_after=5)
     with pytest.raises(UserError, match=f"{field}.*at step 5; give another --out"):
         run(tmp_path, dataclasses.replace(config(12), **change))
+
+
+def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
+    saved = to_dict(config(12))
+    for name in ("rates", "fps", "balance"):
+        del saved["data"][name]
+    assert resume.changes(saved, config(12), 5) == []
+    with pytest.raises(UserError, match="data.fps: 0 -> 16"):
+        resume.changes(saved, config(12, data=DataConfig(fps=16)), 5)
 
 
 def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):

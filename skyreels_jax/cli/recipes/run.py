@@ -11,6 +11,7 @@ from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
+from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
@@ -27,7 +28,7 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
     params = nnx.to_pure_dict(state)
     if config.start:
-        params = started(config.start, params)
+        params = started(config.start, params, fps=config.data.fps)
     print(f"{config.kind}: {count_parameters(params):,} parameters, {config.total_steps} steps")
     loader = recipe.loader(config)
     tx = make_optimizer(config.optimizer, params, config.total_steps)
@@ -48,12 +49,30 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
     return fit(step, start, config=config, loader=loader, folder=folder).finished
 
 
-def started(folder: str, like: Params) -> Params:
-    """Returns the weights of the run in `folder`; raises `UserError` if it holds no such model."""
+def started(folder: str, like: Params, *, fps: int = 0) -> Params:
+    """Returns the weights of the run in `folder`, as a tree like `like`.
+
+    A model without the embedding of frame rates may start from one with it, when all clips have
+    `fps` frames a second: see `fold_fps`. Raises `UserError` if the run holds no such model.
+    """
     checkpoints = pathlib.Path(folder) / "checkpoints"
     if not checkpoints.is_dir():
         raise UserError(f"start: {folder} holds no checkpoints; train that run first")
-    return restore_params(checkpoints, like)
+
+    def adapt(stored: Params) -> Params:
+        ours = like.get("transformer")
+        if ours is None or tells_fps(ours) or not tells_fps(stored.get("transformer", {})):
+            return stored
+        if not fps:
+            raise UserError(
+                f"start: the model of {folder} has an fps embedding. To drop it, give data.fps, "
+                "the one rate of this run's clips; to keep it, "
+                "model.transformer.inject_sample_info=True"
+            )
+        print(f"start: the embedding of {fps} fps becomes part of time_proj's bias and is dropped")
+        return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
+
+    return restore_params(checkpoints, like, adapt=adapt)
 
 
 def export(recipe: Recipe, config: TrainConfig, *, dtype: str) -> pathlib.Path:
