@@ -19,6 +19,7 @@ from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfi
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.metrics import MetricsLog
 from skyreels_jax.training.optimizer import make_optimizer
+from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
 
@@ -65,7 +66,7 @@ def config(steps, **options):
     )
 
 
-def run(folder, settings, *, seen=None, stop_after=None):
+def run(folder, settings, *, seen=None, stop_after=None, until=None):
     """Trains the toy; `seen` collects the sample numbers of every batch."""
     net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
@@ -92,7 +93,7 @@ def run(folder, settings, *, seen=None, stop_after=None):
         return Watched(iter(data), look)
 
     state = init_state(params, tx, ema=True)
-    return fit(step, state, config=settings, loader=loader, folder=folder)
+    return fit(step, state, config=settings, loader=loader, folder=folder, until=until)
 
 
 class Watched:
@@ -125,6 +126,19 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, cut):
     assert second.finished and whole.finished
     assert_same(whole.state, second.state)
     assert seen == whole_seen and len(seen) == 12
+
+
+@pytest.mark.parametrize("cut", [None, 2, 6])
+def test_a_run_ends_when_its_metric_is_flat(tmp_path, cut):
+    # Nothing rises by 1000, so the first window behind the best one ends it: after two of three.
+    flat = Plateau(metric="order", window=3, patience=1, gain=1000.0, floor=0.0)
+    if cut is not None:
+        assert not run(tmp_path, config(12), stop_after=cut, until=flat).finished or cut == 6
+    for _ in range(2):  # and stays ended
+        result = run(tmp_path, config(12), until=flat)
+        assert result.finished and int(result.state.step) == 6
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert len(checkpoints.restore(6, result.state)[1]["watched"]) == 6
 
 
 def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
