@@ -24,22 +24,22 @@ def window_mean(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
     return report(means)
 
 
-def last_means(path: pathlib.Path, steps: int) -> dict[str, float]:
-    """Returns "step", and the mean of every other column of a metrics.csv over its last `steps`
-    steps, each row counting for the steps that it is the mean of.
+def last_means(path: pathlib.Path, steps: int) -> tuple[int, dict[str, float]]:
+    """Returns the last step of a metrics.csv, and the mean of each column over the last `steps`.
 
-    So a run that was stopped and went on, in the middle of a window, has the same means.
+    Each row counts for the steps that it is the mean of, so that a run that was stopped in the
+    middle of a window and went on has the same means.
     """
     rows = _read(path)
     ends = [int(row["step"]) for row in rows]
     first = max(ends[-1] - steps, 0)
     spans = [max(b - max(a, first), 0) for a, b in itertools.pairwise([0, *ends])]
-    means = {}
+    means: dict[str, float] = {}
     for name in rows[-1].keys() - {"step"}:
         told = [(float(row[name]), n) for row, n in zip(rows, spans, strict=True) if row[name]]
         if total := sum(n for _, n in told):
             means[name] = sum(value * n for value, n in told) / total
-    return {"step": ends[-1], **means}
+    return ends[-1], means
 
 
 class MetricsLog:

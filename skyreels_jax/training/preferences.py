@@ -32,7 +32,8 @@ class GuardConfig:
 class PreferencesConfig:
     """How pairs are made, stage after stage.
 
-    reward: "MODULE:NAME", what `NAME()` returns scores films (`RewardModel`).
+    reward: what scores films (`RewardModel`): "MODULE:NAME PLACE", that which the Python function
+    NAME makes of PLACE, the folder of a trained reward model; "MODULE:NAME", of nothing.
     stages: how often films are made and ranked anew, and the reference becomes the learner.
     prompts: of each of the two sets, balanced and motion-specific.  films_per_prompt: of which the
     best is put against the worst.

@@ -17,7 +17,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.base import LossOutput
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from skyreels_jax.training.loop import fit
-from skyreels_jax.training.metrics import MetricsLog
+from skyreels_jax.training.metrics import MetricsLog, last_means
 from skyreels_jax.training.optimizer import make_optimizer
 from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
@@ -223,3 +223,17 @@ def test_rows_of_lost_steps_are_dropped_and_new_columns_join(tmp_path):
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["extra"] for row in rows] == ["", "", "7", ""]
     assert rows[2]["loss"] == "0.25"
+
+
+def test_last_means_weigh_rows_by_their_steps(tmp_path):
+    whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
+    for path, rows in (
+        (whole, ((2, 1.0), (4, 2.0), (6, 4.0))),
+        (cut, ((2, 1.0), (3, 1.5), (4, 2.5), (6, 4.0))),
+    ):
+        log = MetricsLog(path, step=0)
+        for step, value in rows:
+            log.add({"step": step, "drift": value})
+    assert last_means(whole, 4) == last_means(cut, 4) == (6, {"drift": 3.0})
+    assert last_means(whole, 3) == (6, {"drift": (2.0 + 2 * 4.0) / 3})
+    assert last_means(whole, 100) == (6, {"drift": 7 / 3})
