@@ -38,13 +38,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.98
     config.save_every = 50
     config.preferences = {
-        "reward": "skyreels_jax.models.reward.load:load_reward runs/toy/reward/export",
+        "reward": "skyreels_jax.models.reward.load:load_reward runs/toy/reward",
         "stages": 3,
         "prompts": 96,
         "films_per_prompt": 8,
         "batch_size": 8,
         "inference_steps": 15,
         "plateau": {"window": 30, "patience": 2, "gain": 0.01, "floor": 0.6},
-        "guards": {"films": 64, "adherence": 0.02, "consistency": 0.02, "quality": 0.5},
+        "guards": {"films": 64, "adherence": 0.02, "consistency": 0.02, "quality": 1.0},
     }
     return config

@@ -33,9 +33,10 @@ class Sides(NamedTuple):
     velocity: Latents
     weight: Float[Array, "B T"]
 
-    def mean(self, squares: Latents) -> Float[Array, " B"]:
-        """Returns the mean over the counted frames of each film."""
-        return jnp.sum(jnp.mean(squares, axis=(2, 3, 4)) * self.weight, axis=1)
+    def mean(self, squares: Latents) -> Float[Array, "2 P"]:
+        """Returns the mean over the counted frames of each film, of P chosen and of P rejected."""
+        films = jnp.sum(jnp.mean(squares, axis=(2, 3, 4)) * self.weight, axis=1)
+        return films.reshape(2, -1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,7 @@ class FlowDPO:
     times: weighted by (1 - sigma)^2 the reward is hacked (Liu et al. 2025, "Improving Video
     Generation with Human Feedback", Flow-DPO; SkyReels-V2, arXiv 2504.13074, section on RL).
 
-    batch: {"chosen", "rejected": [B, T, H, W, C] normalised, "start", "cond", "null_cond": as of
-      velocity objectives}.
+    batch: {"chosen", "rejected": [B, T, H, W, C] normalised; all else as `velocity` wants it}.
     frozen: the reference's parameters, a tree like the model's own. They take their places in the
       model; all that is no parameter is shared. So where the parameters are adapters upon fixed
       weights, those are held once, and the reference is a tree of small matrices (zeros: the fixed
@@ -80,19 +80,17 @@ class FlowDPO:
             for m in (model, nnx.merge(graphdef, frozen, rest))
         )
         error, before = (sides.mean(jnp.square(v - sides.velocity)) for v in (learned, known))
-        chosen, rejected = jnp.split(self.beta / 2 * (before - error), 2)
-        margin = chosen - rejected
-        resolution = TIE * self.beta / 2 * sum(jnp.split(before + error, 2))
-        right = jnp.where(jnp.abs(margin) <= resolution, 0.5, margin > 0)
-        better, worse = jnp.split(error, 2)
+        reward = self.beta / 2 * (before - error)
+        margin = reward[0] - reward[1]
+        resolution = TIE * self.beta / 2 * jnp.sum(before + error, axis=0)
         metrics = {
-            "implicit_accuracy": right,
+            "implicit_accuracy": jnp.where(jnp.abs(margin) <= resolution, 0.5, margin > 0),
             "margin": margin,
-            "reward_chosen": chosen,
-            "reward_rejected": rejected,
-            "mse_chosen": better,
-            "mse_rejected": worse,
-            "drift": sum(jnp.split(sides.mean(jnp.square(learned - known)), 2)) / 2,
+            "reward_chosen": reward[0],
+            "reward_rejected": reward[1],
+            "mse_chosen": error[0],
+            "mse_rejected": error[1],
+            "drift": jnp.mean(sides.mean(jnp.square(learned - known)), axis=0),
         }
         loss = jax.nn.softplus(-margin)
         sums = {name: value.sum() for name, value in metrics.items()}

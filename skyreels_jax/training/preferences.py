@@ -18,7 +18,7 @@ class GuardConfig:
     films: int = 64
     adherence: float = 0.03
     consistency: float = 0.03
-    quality: float = 0.5
+    quality: float = 1.0
 
     def __post_init__(self):
         if self.films < 1 or min(self.adherence, self.consistency, self.quality) < 0:

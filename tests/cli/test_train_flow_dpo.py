@@ -133,12 +133,13 @@ def test_a_finished_run_does_no_stage_again(root, whole, capfd):
     assert "seed: 3 -> 4: not in a run that has finished stage 2" in capfd.readouterr().err
 
 
+@pytest.mark.slow  # in the default run: the stops of the store of films and of the loop
 def test_a_run_stopped_everywhere_comes_to_the_same(root, whole, monkeypatch):
     out = root / "stopped"
     handmade_rewards.CALLS.clear()
     # While the start model is measured; in the second batch of the films of stage 1; while stage 1
     # is measured; in the first batch of the films of stage 2.
-    monkeypatch.setattr(handmade_rewards, "INTERRUPT", [1, 4, 8, 10])
+    monkeypatch.setattr(handmade_rewards, "INTERRUPT", [1, 4, 7, 9])
     for _ in range(2):
         assert train(root, out) == 130
     map_pair, seen = ToldPair.random_map, []
@@ -218,7 +219,7 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
         (["preferences.plateau.window=0"], "a plateau needs window"),
         (["preferences.guards.films=0"], "films is 1 or more"),
         (["preferences.inference_steps=0"], "inference_steps"),
-        (["preferences.reward=brightness"], "is not like 'package.module:Name'"),
+        (["preferences.reward=brightness"], "is not like 'package.module:Name [PLACE]'"),
         (["preferences.reward=handmade_rewards:Dark"], "has no attribute 'Dark'"),
         (["preferences.reward=handmade_rewards:Silent"], "has no score(videos)"),
         (["preferences.reward=handmade_rewards:Silent runs/x"], "too many positional arguments"),
@@ -237,3 +238,16 @@ def test_pairs_must_differ(root, tmp_path, capfd):
     reward = ["--set", "preferences.reward=handmade_rewards:Indifferent"]
     assert train(root, tmp_path / "alike", *reward) == 2
     assert "for each of 4 prompts all 2 films have the same score" in capfd.readouterr().err
+
+
+def test_unknown_names_in_the_config_file_are_refused(root, tmp_path, capfd):
+    for old, new, message in (
+        ('"velocity": {', '"velocity": {"name": "flow_match", ', "did you mean 'flow_matching'?"),
+        ('"beta"', '"betta"', "did you mean 'beta'?"),
+        ('"plateau": {"window"', '"plateau": {"windw"', "did you mean 'window'?"),
+        ('"films_per_prompt"', '"films_a_prompt"', "did you mean 'films_per_prompt'?"),
+    ):
+        path = tmp_path / "bad.py"
+        path.write_text((root / "flow_dpo.py").read_text().replace(old, new))
+        assert main(["train", "--config", str(path)]) == 2
+        assert message in capfd.readouterr().err
