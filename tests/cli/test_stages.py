@@ -1,6 +1,5 @@
 """The parts of motion learning in stages that need no model."""
 
-import numpy as np
 import pytest
 
 from skyreels_jax.cli.recipes import own_films, stages
@@ -36,14 +35,6 @@ def test_an_axis_may_fall_as_far_as_the_guard_says():
         "stage 2: adherence fell from 0.95 to 0.9, by more than 0.03 (preferences.guards.adherence)"
         "; quality fell from 30 to 28, by more than 1 (preferences.guards.quality)"
     )
-
-
-def test_rank_correlation():
-    a = np.array([1.0, 2.0, 3.0, 4.0])
-    assert stages.rank_correlation(a, np.exp(a)) == pytest.approx(1)
-    assert stages.rank_correlation(a, -a) == pytest.approx(-1)
-    assert stages.rank_correlation(a, np.array([1.0, 3.0, 2.0, 4.0])) == pytest.approx(0.8)
-    assert stages.rank_correlation(a, np.ones(4)) is None
 
 
 def test_seeds_hang_on_all_numbers():

@@ -1,11 +1,9 @@
 """Motion learning in stages: films, ranking, training against the reference; then all anew."""
 
 import dataclasses
+import math
 import pathlib
 import sys
-
-import numpy as np
-from jaxtyping import Float
 
 from skyreels_jax.cli.recipes import own_films, run
 from skyreels_jax.cli.recipes.flow_dpo import FlowDPORecipe, check
@@ -30,6 +28,7 @@ from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.data.toy_film.world import SIZE, sample_scene
 from skyreels_jax.evals.axes import AXES
 from skyreels_jax.evals.judge import check_size
+from skyreels_jax.evals.ranks import rank_correlation
 from skyreels_jax.models import layout
 from skyreels_jax.models.reward.protocol import RewardModel
 from skyreels_jax.pipelines import load
@@ -96,14 +95,6 @@ def fallen(start: Row, row: Row, guards: GuardConfig) -> str:
     return f"stage {row['stage']}: {'; '.join(said)}" if said else ""
 
 
-def rank_correlation(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"]) -> float | None:
-    """Returns Spearman's; None where one of the two is the same everywhere."""
-    from scipy.stats import rankdata
-
-    ranks = np.stack([rankdata(a), rankdata(b)])
-    return float(np.corrcoef(ranks)[0, 1]) if (ranks.std(axis=1) > 0).all() else None
-
-
 def _train_stage(
     recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel, stage: int
 ) -> Row | None:
@@ -158,8 +149,8 @@ def _measured(recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel,
         folder=pathlib.Path(config.out) / f"stage_{stage}" / "measured",
     )
     row: Row = {name: float(store.column(name).mean()) for name in (REWARD, *AXES)}
-    row["agreement"] = rank_correlation(store.column(REWARD), store.column("motion"))
-    return row
+    agreement = rank_correlation(store.column(REWARD), store.column("motion"))
+    return row | {"agreement": None if math.isnan(agreement) else agreement}
 
 
 def _order(

@@ -68,7 +68,9 @@ class RankedPairs:
 
 @dataclasses.dataclass(frozen=True)
 class ToldPair(grain.transforms.RandomMap):
-    """Turns a ranked pair into a sample of `FlowDPO`; whole films, so nothing is drawn."""
+    """Turns a ranked pair into a sample of `FlowDPO`: whole films (they "start" at latent 0, and of
+    none is any latent "given"), so that nothing is drawn.
+    """
 
     null_cond: Mapping[str, np.ndarray]
 
@@ -78,6 +80,7 @@ class ToldPair(grain.transforms.RandomMap):
             "chosen": element["chosen"].astype(np.float32),
             "rejected": element["rejected"].astype(np.float32),
             "start": np.int32(0),
+            "given": np.int32(0),
             "cond": {name: element[name] for name in ("input_ids", "length")},
             "null_cond": dict(self.null_cond),
         }

@@ -53,7 +53,7 @@ def test_pairs_are_what_the_objective_is_given():
         ("chosen", "rejected"), "float32"
     )
     np.testing.assert_array_equal(sample["cond"]["input_ids"], [8, 9, 10, 11])
-    assert (sample["cond"]["length"], sample["start"]) == (4, 0)
+    assert (sample["cond"]["length"], sample["start"], sample["given"]) == (4, 0, 0)
     np.testing.assert_array_equal(sample["null_cond"]["input_ids"], NULL["input_ids"])
 
 
