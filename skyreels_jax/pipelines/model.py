@@ -233,8 +233,13 @@ class VideoModel:
         *,
         latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
         progress: Callable[[int], Any] | None = None,
+        keep: Callable[[np.ndarray], Any] | None = None,
     ) -> Iterator[Film]:
-        """Yields the films of a checked request as they are made, in the order of its prompts."""
+        """Yields the films of a checked request as they are made, in the order of its prompts.
+
+        keep: called with the latents of each window of each batch, float32 [B, T, h, w, C], before
+        they are decoded; the last films of the last batch may repeat one.
+        """
         count = len(request.prompts)
         shape = self.source.geometry.latent_shape(
             num_frames=request.num_frames, height=request.height, width=request.width
@@ -264,6 +269,7 @@ class VideoModel:
                 shown=shown,
                 suffix=suffix,
                 noise=None if latents is None else latents[rows],
+                keep=keep,
             )
             made = [[*before] for _ in range(shown)]
             for _, frames, _ in films.windows(start.repeated(len(rows))):

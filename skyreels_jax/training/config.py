@@ -125,7 +125,8 @@ class TrainConfig:
     """One training run; `model` and `objective` are mappings in a config file, dataclasses once
     resolved.
 
-    kind: what is trained; "vae" on pixels, "text_to_video" on latents.
+    kind: what is trained; "vae" on pixels, "text_to_video" on latents, "flow_dpo" on pairs of its
+    own films (a `FlowDPOConfig`).
     start: folder of a finished run whose weights this one begins with (averaged ones if it kept
     them); "" begins with random ones.
     stages: trained one after the other, one compiled step a shape.
@@ -136,7 +137,7 @@ class TrainConfig:
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     """
 
-    kind: Literal["vae", "text_to_video"]
+    kind: Literal["vae", "text_to_video", "flow_dpo"]
     out: str
     model: Any
     objective: Any

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -16,12 +17,23 @@ from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
+from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
 
 
-def train(recipe: Recipe, config: TrainConfig) -> bool:
-    """Runs or continues the training that `config` describes; returns whether it is finished."""
+def train(
+    recipe: Recipe,
+    config: TrainConfig,
+    *,
+    reference: bool = False,
+    until: Plateau | None = None,
+) -> bool:
+    """Runs or continues the training that `config` describes; returns whether it is finished.
+
+    reference: whether the objective is given the weights that the run started with, as `frozen`.
+    until: what ends it before its last step.
+    """
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     model = recipe.make(config, nnx.Rngs(config.seed))
@@ -46,7 +58,10 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
         trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
     )
     start = init_state(params, tx, ema=bool(config.ema_decay))
-    return fit(step, start, config=config, loader=loader, folder=folder).finished
+    frozen = jax.device_put(params) if reference else None
+    return fit(
+        step, start, config=config, loader=loader, folder=folder, frozen=frozen, until=until
+    ).finished
 
 
 def started(folder: str, like: Params, *, fps: int = 0) -> Params:
@@ -75,19 +90,26 @@ def started(folder: str, like: Params, *, fps: int = 0) -> Params:
     return restore_params(checkpoints, like, adapt=adapt)
 
 
-def export(recipe: Recipe, config: TrainConfig, *, dtype: str) -> pathlib.Path:
+def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:
+    """Returns the shapes and types of the parameters that a run trains."""
+    model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
+    return nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
+
+
+def export(
+    recipe: Recipe, config: TrainConfig, *, dtype: str, to: pathlib.Path | None = None
+) -> pathlib.Path:
     """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
-    They are the averaged ones if the run kept them. The folder is written aside and moved into
-    place. Raises `UserError` when there is no checkpoint.
+    They are the averaged ones if the run kept them. The folder, `to`/export or that of the run, is
+    written aside and moved into place. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
         raise UserError(f"{out} holds no checkpoints to export; train first")
-    model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
-    abstract = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
-    params = restore_params(out / "checkpoints", abstract)
-    partial, final = out / "export.partial", out / "export"
+    params = restore_params(out / "checkpoints", abstract_params(recipe, config))
+    to = to or out
+    partial, final = to / "export.partial", to / "export"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     recipe.export(config, params, partial, dtype)

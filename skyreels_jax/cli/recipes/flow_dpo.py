@@ -1,0 +1,69 @@
+"""Training a text-to-video model on pairs of its own films."""
+
+import dataclasses
+import pathlib
+
+from skyreels_jax.cli.recipes.text_to_video import (
+    OBJECTIVES,
+    TextToVideoRecipe,
+    check_windows,
+    encode_null,
+)
+from skyreels_jax.core.config import from_dict, suggest
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import Params
+from skyreels_jax.data.loader import pipeline
+from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
+from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.objectives.flow_dpo import FlowDPO
+from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.loop import Loader
+
+
+def check(config: TrainConfig) -> None:
+    """Raises `UserError` for a model, films and times that do not go together."""
+    check_windows(dataclasses.replace(config, objective=config.objective.velocity))
+    if config.model.transformer.inject_sample_info:
+        raise UserError(
+            "flow_dpo tells the model no frame rate: model.transformer.inject_sample_info must be "
+            "False, as supervised fine-tuning leaves it"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowDPORecipe(TextToVideoRecipe):
+    """Kind "flow_dpo": `model` is a `TextToVideoConfig`, `objective` a `FlowDPO` whose `velocity`
+    is one of the objectives of text_to_video (without a "name": flow matching).
+
+    pairs: of the stage that is trained.
+    """
+
+    pairs: RankedPairs | None = None
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        given = dict(config.objective)
+        given.setdefault("name", FlowDPO.name)
+        velocity = dict(given.get("velocity", {}))
+        name = velocity.get("name", FlowMatching.name)
+        if name not in OBJECTIVES:
+            raise UserError(
+                f"objective.velocity.name {name!r} is not known{suggest(str(name), OBJECTIVES)}"
+            )
+        given["velocity"] = from_dict(OBJECTIVES[name], velocity)
+        plain = super().resolve(dataclasses.replace(config, objective=velocity))
+        return dataclasses.replace(plain, objective=from_dict(FlowDPO, given))
+
+    def loader(self, config: TrainConfig) -> Loader:
+        """Returns what opens the one stage's pairs; `self.pairs` must be there."""
+        pairs = self.pairs
+        assert pairs is not None
+        told = ToldPair(encode_null(build_tokenizer(), pairs.captions["input_ids"].shape[-1]))
+        return lambda stage, index: pipeline(
+            pairs, told, batch=stage.batch, seed=config.seed + index
+        )
+
+    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+        """Writes a whole pipeline, as `TextToVideoRecipe` does."""
+        plain = dataclasses.replace(config, objective=config.objective.velocity)
+        super().export(plain, params, folder, dtype)
