@@ -1,7 +1,8 @@
-"""Train a model from a config file: the video VAE, or the transformer with its text encoder.
+"""Train a model from a config file: the video VAE, the transformer with its text encoder, or a
+reward model on pairs of clips.
 
 A stopped run goes on from its last checkpoint when the same command is given again. At the end the
-trained model is exported in diffusers form under OUT/export.
+trained model is exported under OUT/export (in diffusers form where there is one).
 """
 
 import argparse

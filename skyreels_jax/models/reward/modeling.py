@@ -11,7 +11,7 @@ from skyreels_jax.nn.norm import LayerNorm
 from skyreels_jax.nn.stack import scan, stack
 
 Tokens = Float[Array, "B L D"]
-# Neighbouring frames differ by a tenth of the range of pixels: this makes both as large.
+# ToyFilm's pixels have a deviation of 0.38, the differences of neighbouring frames one of 0.06.
 GAIN = 8.0
 
 
@@ -21,7 +21,7 @@ class MotionTokens(nnx.Module):
     Of each tube of `tube` steps, a token is told its first frame and, apart and enlarged, the
     `tube` differences that follow, down to the last pixel. A linear pattern of these is selective
     for direction and speed, fractions of a pixel a frame included, and a unit behind it for motion
-    energy (Adelson and Bergen 1985); with frames alone the still part of the picture, ten times as
+    energy (Adelson and Bergen 1985); with frames alone the still part of the picture, six times as
     large, would have to be learned away first.
     """
 
