@@ -5,6 +5,9 @@ diffusion-forcing model and compare settings side by side, each a --setting:
   drift      long films, second by second: adherence, the subject's colour, brightness
   story      films whose prompt changes: each part against its own prompt, beside single clips
   schedules  the same films made synchronously, asynchronously, ...: quality and cost
+One judges a reward model (--model), not films:
+  reward     --pairs it never saw: accuracy, calibration, ROC; scores by strength of distortion;
+             --left_out models on the kind they were not shown; agreement on --films with the judge
 --outdir receives NAME.json (all results; "results.json" of clips), NAME.png (a plot, but for
 clips) and a contact sheet.
 
@@ -22,6 +25,7 @@ examples:
   skyreels-jax evaluate --benchmark schedules --setting "synchronous: ar_step=0" \\
       --setting "asynchronous: ar_step=5 causal_block_size=3" \\
       --setting "causal: model=runs/toy/causal/export"
+  skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs --films tiny
 """
 
 import argparse
@@ -32,18 +36,22 @@ from skyreels_jax.cli import flags, settings
 from skyreels_jax.core.errors import UserError
 
 NAME = "evaluate"
-HELP = "judge a model's films against their captions"
+HELP = "judge a model's films against their captions, or a reward model"
 
 # Flags that are options of `VideoModel.generate`, under the same names.
 SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
 OPTIONS = (*SAMPLING, *flags.WINDOWS)
-BENCHMARKS = ("clips", "drift", "story", "schedules")
+BENCHMARKS = ("clips", "drift", "story", "schedules", "reward")
 ONLY = {  # flags that not all benchmarks have
     "num_frames": ("clips",),
-    "batch_size": ("clips", "story"),
+    "batch_size": ("clips", "story", "reward"),
     "windows": ("drift", "story", "schedules"),
     "setting": ("drift", "story", "schedules"),
     "change": ("story",),
+    "pairs": ("reward",),
+    "left_out": ("reward",),
+    "films": ("reward",),
+    "per_prompt": ("reward",),
 }
 FLAGS = {"batch_size": "batch"}  # where they are called otherwise
 
@@ -68,10 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .jsonl file, held_out (default) or held_out_combinations",
     )
     what.add_argument(
-        "--num", type=int, metavar="N", help="films or stories (default: 128 clips, 8, or the file)"
+        "--num",
+        type=int,
+        metavar="N",
+        help="films or stories (default: 128 clips, 8, or the file); of reward, scenes (32)",
     )
     what.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
     add_long(parser.add_argument_group("long films: drift, story, schedules"))
+    add_reward(parser.add_argument_group("reward models: reward"))
     how = parser.add_argument_group("how films are made, in all settings")
     how.add_argument(
         "--batch",
@@ -114,6 +126,31 @@ def add_long(group: Any) -> None:
     )
 
 
+def add_reward(group: Any) -> None:
+    """Adds the flags of the benchmark of reward models."""
+    group.add_argument(
+        "--pairs",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="labelled pairs (`skyreels-jax data pairs`): those held out, if some are, else all",
+    )
+    group.add_argument(
+        "--left_out",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="of reward models that were each trained without some kinds of pairs "
+        "(data.left_out): they are judged by these",
+    )
+    group.add_argument(
+        "--films",
+        metavar="MODEL",
+        help="a model whose films are scored by reward and judge, several for each of --num scenes",
+    )
+    group.add_argument(
+        "--per_prompt", type=int, metavar="N", help="films of each scene (default 4)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes, judges and reports."""
     for name, legal in ONLY.items():
@@ -121,6 +158,10 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{FLAGS.get(name, name)} is for --benchmark {' or '.join(legal)}")
     if args.benchmark == "clips":
         return clips(args)
+    if args.benchmark == "reward":
+        from skyreels_jax.cli import reward_benchmark
+
+        return reward_benchmark.run(args)
     from skyreels_jax.cli import benchmarks
 
     return benchmarks.run(args)
