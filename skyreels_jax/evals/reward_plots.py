@@ -107,4 +107,4 @@ def _accuracies(
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
     axes.set_title("pairs the right way round")
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2, fontsize=8)
