@@ -3,7 +3,8 @@
 Commands: skyreels-jax data pairs --data_dir runs/pairs --num_clips 4096
           skyreels-jax train --config configs/toy/reward.py
           skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs
-Hardware: 2 CPU cores, float32; time a step and of the whole not measured yet.
+Hardware: 2 CPU cores, float32; 0.33 s a step in a trial of 100 steps on one thread, the whole not
+          measured yet.
 Result:   runs/toy/reward/export, a folder that skyreels_jax.models.reward.load.load_reward opens.
           Expected, not measured yet: of held-out pairs at least 92 % the right way round.
 
