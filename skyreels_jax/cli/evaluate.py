@@ -7,6 +7,9 @@ diffusion-forcing model and compare settings side by side, each a --setting:
   schedules  the same films made synchronously, asynchronously, ...: quality and cost
 --benchmark concepts judges single films as well, of one or more settings, and reports them by the
 value of an attribute that was asked for (--by): what a model does worst, and what changed it.
+One judges a reward model (--model), not films:
+  reward     --pairs it never saw: accuracy, calibration, ROC; scores by strength of distortion;
+             --left_out models on the kind they were not shown; agreement on --films with the judge
 --outdir receives NAME.json (all results; "results.json" of clips), NAME.png (a plot, but for
 clips and concepts) and a contact sheet.
 
@@ -27,6 +30,7 @@ examples:
   skyreels-jax evaluate --benchmark schedules --setting "synchronous: ar_step=0" \\
       --setting "asynchronous: ar_step=5 causal_block_size=3" \\
       --setting "causal: model=runs/toy/causal/export"
+  skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs --films tiny
 """
 
 import argparse
@@ -37,19 +41,23 @@ from skyreels_jax.cli import flags, settings
 from skyreels_jax.core.errors import UserError
 
 NAME = "evaluate"
-HELP = "judge a model's films against their captions"
+HELP = "judge a model's films against their captions, or a reward model"
 
 # Flags that are options of `VideoModel.generate`, under the same names.
 SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
 OPTIONS = (*SAMPLING, *flags.WINDOWS)
-BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts")
+BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts", "reward")
 ONLY = {  # flags that not all benchmarks have
     "num_frames": ("clips", "concepts"),
-    "batch_size": ("clips", "story", "concepts"),
+    "batch_size": ("clips", "story", "concepts", "reward"),
     "windows": ("drift", "story", "schedules"),
     "setting": ("drift", "story", "schedules", "concepts"),
     "change": ("story",),
     "by": ("concepts",),
+    "pairs": ("reward",),
+    "left_out": ("reward",),
+    "films": ("reward",),
+    "per_prompt": ("reward",),
 }
 FLAGS = {"batch_size": "batch"}  # where they are called otherwise
 
@@ -74,13 +82,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .jsonl file, held_out (default) or held_out_combinations",
     )
     what.add_argument(
-        "--num", type=int, metavar="N", help="films or stories (default: 128 clips, 8, or the file)"
+        "--num",
+        type=int,
+        metavar="N",
+        help="films or stories (default: 128 clips, 8, or the file); of reward, scenes (32)",
     )
     what.add_argument(
         "--by", metavar="ATTRIBUTE", help="concepts: what its values are (default: shape)"
     )
     what.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
     add_long(parser.add_argument_group("several settings, and long films"))
+    add_reward(parser.add_argument_group("reward models: reward"))
     how = parser.add_argument_group("how films are made, in all settings")
     how.add_argument(
         "--batch",
@@ -124,6 +136,31 @@ def add_long(group: Any) -> None:
     )
 
 
+def add_reward(group: Any) -> None:
+    """Adds the flags of the benchmark of reward models."""
+    group.add_argument(
+        "--pairs",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="labelled pairs (`skyreels-jax data pairs`): those held out, if some are, else all",
+    )
+    group.add_argument(
+        "--left_out",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="of reward models that were each trained without some kinds of pairs "
+        "(data.left_out): they are judged by these",
+    )
+    group.add_argument(
+        "--films",
+        metavar="MODEL",
+        help="a model whose films are scored by reward and judge, several for each of --num scenes",
+    )
+    group.add_argument(
+        "--per_prompt", type=int, metavar="N", help="films of each scene (default 4)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes, judges and reports."""
     for name, legal in ONLY.items():
@@ -135,6 +172,10 @@ def run(args: argparse.Namespace) -> int:
         from skyreels_jax.cli import concepts
 
         return concepts.run(args)
+    if args.benchmark == "reward":
+        from skyreels_jax.cli import reward_benchmark
+
+        return reward_benchmark.run(args)
     from skyreels_jax.cli import benchmarks
 
     return benchmarks.run(args)

@@ -1,8 +1,8 @@
-"""Train a model from a config file: the video VAE, the transformer with its text encoder, or the
-motion of both on their own films, in stages.
+"""Train a model from a config file: the video VAE, the transformer with its text encoder, the
+motion of both on their own films, in stages, or a reward model on pairs of clips.
 
 A stopped run goes on from its last checkpoint when the same command is given again. At the end the
-trained model is exported in diffusers form under OUT/export.
+trained model is exported under OUT/export (in diffusers form where there is one).
 """
 
 import argparse

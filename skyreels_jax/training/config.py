@@ -89,6 +89,9 @@ class DataConfig:
     vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents
     store, which the first run that needs it makes; encode_batch: clips encoded at once.
     Training a VAE uses none of the last four.
+    pairs: of kind "reward", in place of ToyFilm's clips: folder of a set of preferences, or the one
+    that it was written to (`--data_dir`) if there is no other; of the rest only `split` is read.
+    left_out: kinds (sources) of pairs that are not trained on, to be judged by later.
     """
 
     folder: str = "runs/data"
@@ -104,6 +107,8 @@ class DataConfig:
     vae: str = ""
     latents: str = ""
     encode_batch: int = 8
+    pairs: str = ""
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
@@ -125,8 +130,8 @@ class TrainConfig:
     """One training run; `model` and `objective` are mappings in a config file, dataclasses once
     resolved.
 
-    kind: what is trained; "vae" on pixels, "text_to_video" on latents, "flow_dpo" on pairs of its
-    own films (a `FlowDPOConfig`).
+    kind: what is trained; "vae" on pixels, "text_to_video" on latents, "reward" on pairs of clips,
+    "flow_dpo" on pairs of its own films (a `FlowDPOConfig`).
     start: folder of a finished run whose weights this one begins with (averaged ones if it kept
     them); "" begins with random ones.
     stages: trained one after the other, one compiled step a shape.
@@ -137,7 +142,7 @@ class TrainConfig:
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     """
 
-    kind: Literal["vae", "text_to_video", "flow_dpo"]
+    kind: Literal["vae", "text_to_video", "reward", "flow_dpo"]
     out: str
     model: Any
     objective: Any

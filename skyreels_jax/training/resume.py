@@ -12,6 +12,7 @@ from skyreels_jax.training.config import DataConfig, TrainConfig
 _FIXED = ("kind", "seed", "accumulate", "model")
 _FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
 _FIXED += ("data.turns", "data.rates", "data.fps", "data.balance")
+_FIXED += ("data.pairs", "data.left_out")
 
 
 def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:

@@ -30,7 +30,7 @@ class Recipe(Protocol):
         ...
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes `params` in diffusers form into the empty `folder`."""
+        """Writes `params` as others read them (diffusers form) into the empty `folder`."""
         ...
 
 
@@ -53,6 +53,10 @@ def recipe_for(kind: str) -> Recipe:
         from skyreels_jax.cli.recipes.vae import VAERecipe
 
         return VAERecipe()
+    if kind == "reward":
+        from skyreels_jax.cli.recipes.reward import RewardRecipe
+
+        return RewardRecipe()
     from skyreels_jax.cli.recipes.text_to_video import TextToVideoRecipe
 
     return TextToVideoRecipe()
