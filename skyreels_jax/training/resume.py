@@ -6,11 +6,11 @@ from typing import Any
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.config import DataConfig, TrainConfig
 
 # After a change of these, randomness or the order of the data would break off in mid-run.
 _FIXED = ("kind", "seed", "accumulate", "model")
-_FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
+_FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions", "data.turns")
 
 
 def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:
@@ -20,7 +20,9 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     Raises `UserError` for a change after which the run would be neither the old one nor a new one:
     a field of `_FIXED`, a stage before `step`, or the shape of the stage in which `step` lies.
     """
-    old, new = _flat(saved), _flat(json.loads(json.dumps(to_dict(config))))
+    # A field that there was not yet had its default.
+    saved = {**saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
+    old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     fixed = [name for name in differing if name.startswith(_FIXED)]
     fixed += _past_stages(differing, saved["stages"], step)

@@ -13,8 +13,10 @@ import pytest
 from flax import nnx
 
 from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.base import LossOutput
+from skyreels_jax.training import resume
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.metrics import MetricsLog
@@ -155,6 +157,7 @@ def test_a_finished_run_does_nothing(tmp_path):
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"data": DataConfig(clips=3)}, "data.clips: 4096 -> 3"),
+        ({"data": DataConfig(turns=0.5)}, "data.turns: 0.0 -> 0.5"),
         ({"stages": (StageConfig(steps=7, batch=8),)}, "stages.0.batch: 4 -> 8"),
     ],
 )
@@ -162,6 +165,15 @@ def test_a_run_cannot_become_another(tmp_path, change, field):
     run(tmp_path, config(12), stop_after=5)
     with pytest.raises(UserError, match=f"{field}.*at step 5; give another --out"):
         run(tmp_path, dataclasses.replace(config(12), **change))
+
+
+def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
+    saved = to_dict(config(12))
+    del saved["data"]["turns"]
+    assert resume.changes(saved, config(12), 5) == []
+    turning = dataclasses.replace(config(12), data=DataConfig(turns=0.5))
+    with pytest.raises(UserError, match="data.turns: 0.0 -> 0.5"):
+        resume.changes(saved, turning, 5)
 
 
 def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):

@@ -74,10 +74,12 @@ class TextToVideoRecipe:
     def loader(self, config: TrainConfig) -> Loader:
         check_windows(config)
         store = prepare_latents(config.data)
+        shape = store[0]["latents"].shape
+        factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)  # frames of a latent
         source, block = store, getattr(config.objective, "causal_block_size", 1)
         if config.data.turns:
-            source = Labelled(source=store, labels={"turn": clips.turns(config.data)})
-        shape = store[0]["latents"].shape
+            turns = -(-clips.turns(config.data) // factor)
+            source = Labelled(source=store, labels={"turn": turns})
         if shape[-1] != config.model.transformer.in_channels:
             raise UserError(
                 f"the VAE's latents have {shape[-1]} channels, "
@@ -85,7 +87,6 @@ class TextToVideoRecipe:
             )
 
         def open_stage(stage, index):
-            factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
             middle = config.data.middle
             cut = CutLatents(store.null_cond, length=length, middle=middle, block=block)
