@@ -23,6 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.start = config.out
     config.out = "runs/toy/stories"
     config.data.update({"clips": 3000, "turns": 0.5, "latents": "runs/toy/latents_stories"})
-    config.stages = ({"steps": 1200, "batch": 16, "frames": 33},)
+    config.stages = ({"steps": 3000, "batch": 16, "frames": 33},)
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 5e-4
     return config

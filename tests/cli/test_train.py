@@ -12,6 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from skyreels_jax.cli.main import main
+from skyreels_jax.cli.recipes.base import recipe_for
+from skyreels_jax.cli.train import read_config
+from skyreels_jax.core.config import from_dict
+from skyreels_jax.training.config import TrainConfig
 
 VAE = """
 import ml_collections
@@ -73,7 +77,7 @@ def get_config():
     config = ml_collections.ConfigDict(read_config("%(root)s/video.py"))
     config.start, config.out = config.out, "%(root)s/forcing"
     config.objective.name = "diffusion_forcing"
-    config.data.update({"num_frames": 9, "middle": 0.5, "latents": "%(root)s/long"})
+    config.data.update({"num_frames": 9, "middle": 0.5, "turns": 0.5, "latents": "%(root)s/long"})
     config.stages = ({"steps": 2, "batch": 4, "frames": 5},)
     return config
 """
@@ -205,6 +209,14 @@ def test_diffusion_forcing_goes_on_from_a_finished_run(runs, capfd):
     logged = rows(runs / "forcing" / "metrics.csv")
     assert len(logged) == 2 and all(np.isfinite(float(row["loss"])) for row in logged)
     assert any(float(row.get("mse_prefix") or 0) > 0 for row in logged)
+    # Half of the clips turn at frame 1, which is latent 1 of a VAE that halves the frames.
+    values = from_dict(TrainConfig, read_config(str(runs / "forcing.py")))
+    recipe = recipe_for(values.kind)
+    settings = recipe.resolve(values)
+    batches = iter(recipe.loader(settings)(settings.stages[0], 0))
+    found = [next(batches) for _ in range(8)]
+    starts, given = (np.concatenate([b[name] for b in found]) for name in ("start", "given"))
+    assert 0.2 < (given > 0).mean() < 0.8 and set((starts + given)[given > 0]) == {1}
     folder = runs / "forcing" / "export"
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "SkyReelsV2DiffusionForcingPipeline"
@@ -266,6 +278,8 @@ def test_stale_latents_are_refused(runs, capfd):
             ["--set", "data.middle=0.5", "--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 1}]"],
             "data.middle needs the objective diffusion_forcing",
         ),
+        (["--set", "data.turns=0.5"], "data.turns needs the objective diffusion_forcing"),
+        (["--set", "data.turns=1.5"], "data.turns is a share of the clips"),
         (["--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 9}]"], "wants 9 of 5 frames"),
         (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),

@@ -2,13 +2,13 @@
 
 import dataclasses
 import gc
-import itertools
 import logging
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from streams import OTHER, PROMPT, SMALL, frames, picture
 from test_film_lora import write_lora
 
 from skyreels_jax.core.errors import UserError
@@ -18,18 +18,8 @@ from skyreels_jax.pipelines.image import crop_to_aspect
 from skyreels_jax.pipelines.state import read_state
 from skyreels_jax.pipelines.stream import decode_window, encode_frames
 
-PROMPT, OTHER = "A large red circle moves left.", "A small blue square jumps."
-SMALL = {"height": 16, "width": 32}
 # Blocks of 2 latent frames are 5 frames, then 8 each; a block sees two before it.
 LONG = {**SMALL, "num_frames": 29}
-
-
-def frames(stream, count=None) -> np.ndarray:
-    return np.concatenate(list(itertools.islice(stream, count)))
-
-
-def picture(seed: int, height=16, width=32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,17 @@ def test_blocks_that_are_given_whole_are_in_the_first_window_of_a_cache():
     assert (second.plan.prefix, second.shown) == (0, 0)
 
 
+def legal_plan(options) -> FilmPlan | None:
+    """Returns the plan; None where it is refused, with lengths that are legal."""
+    try:
+        return FilmPlan(**options)
+    except UserError as error:
+        near = str(error).rpartition("nearest legal: ")[2].split(" or ")
+        for number in near:
+            FilmPlan(**{**options, "num_frames": int(number)})
+        return None
+
+
 @settings(deadline=None)
 @given(
     size=st.integers(1, 4),
@@ -120,12 +131,8 @@ def test_blocks_cover_every_frame_once(size, seen, sinks, latents, history, lead
         "carry": "cache",
         **STEPS,
     }
-    try:
-        plan = FilmPlan(**options)
-    except UserError as error:
-        near = str(error).rpartition("nearest legal: ")[2].split(" or ")
-        for number in near:
-            FilmPlan(**{**options, "num_frames": int(number)})
+    plan = legal_plan(options)
+    if plan is None:
         return
     windows, frame, latent = list(plan.windows()), 0, 0
     assert len(windows) == plan.count and plan.rolling == (seen - 1) * size
@@ -167,12 +174,8 @@ def test_windows_cover_every_frame_once(base, overlap, size, latents, ar_step, l
         "video_frames": 60 if lead == "video" else None,
         **STEPS,
     }
-    try:
-        plan = FilmPlan(**options)
-    except UserError as error:
-        near = str(error).rpartition("nearest legal: ")[2].split(" or ")
-        for number in near:
-            FilmPlan(**{**options, "num_frames": int(number)})
+    plan = legal_plan(options)
+    if plan is None:
         return
     windows = list(plan.windows())
     assert len(windows) == plan.count

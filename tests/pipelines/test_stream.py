@@ -7,6 +7,7 @@ import logging
 import jax
 import numpy as np
 import pytest
+from streams import OTHER, PROMPT, SMALL, frames, picture
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.pipelines import generate as parts
@@ -15,18 +16,8 @@ from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.pipelines.image import crop_to_aspect
 from skyreels_jax.pipelines.stream import decode_window, encode_frames
 
-PROMPT, OTHER = "A large red circle moves left.", "A small blue square jumps."
-SMALL = {"height": 16, "width": 32}
 # Windows of 9 frames share 5: 9, 4, 4, ...
 LONG = {**SMALL, "num_frames": 17}
-
-
-def frames(stream, count=None) -> np.ndarray:
-    return np.concatenate(list(itertools.islice(stream, count)))
-
-
-def picture(seed: int, height=16, width=32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.fixture(scope="module", params=["pixels", "latents"])

@@ -173,6 +173,7 @@ def test_a_finished_run_does_nothing(tmp_path):
         ({"data": DataConfig(clips=3)}, "data.clips: 4096 -> 3"),
         ({"data": DataConfig(fps=12)}, "data.fps: 0 -> 12"),
         ({"data": DataConfig(balance=Balance(attribute="shape"))}, "attribute:  -> shape"),
+        ({"data": DataConfig(turns=0.5)}, "data.turns: 0.0 -> 0.5"),
         ({"stages": (StageConfig(steps=7, batch=8),)}, "stages.0.batch: 4 -> 8"),
     ],
 )

@@ -68,10 +68,9 @@ def rates(config: DataConfig) -> Int[np.ndarray, " N"]:
 
 
 def turns(config: DataConfig) -> Int[np.ndarray, " N"]:
-    """Returns the latent frame with which every clip of `source(config)` turns, 0 for none."""
+    """Returns the frame with which every clip of `source(config)` turns, 0 for none."""
     texts = source(config, pixels=False)
-    frames = np.array([int(texts[index]["turn"]) for index in range(len(texts))])
-    return (frames + 3) // 4
+    return np.array([int(texts[index]["turn"]) for index in range(len(texts))])
 
 
 def to_float(video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:

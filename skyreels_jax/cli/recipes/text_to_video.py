@@ -75,12 +75,14 @@ class TextToVideoRecipe:
         check_windows(config)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
         store = prepare_latents(config.data)
+        shape = store[0]["latents"].shape
+        factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)  # frames of a latent
         source, block = store, getattr(config.objective, "causal_block_size", 1)
         if config.data.turns:
-            source = Labelled(source=source, labels={"turn": clips.turns(config.data)})
+            turns = -(-clips.turns(config.data) // factor)
+            source = Labelled(source=source, labels={"turn": turns})
         if config.model.transformer.inject_sample_info:
             source = Labelled(source=source, labels={"fps": clips.rates(config.data)})
-        shape = store[0]["latents"].shape
         if shape[-1] != config.model.transformer.in_channels:
             raise UserError(
                 f"the VAE's latents have {shape[-1]} channels, "
@@ -88,7 +90,6 @@ class TextToVideoRecipe:
             )
 
         def open_stage(stage, index):
-            factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
             middle = config.data.middle
             cut = CutLatents(store.null_cond, length=length, middle=middle, block=block)

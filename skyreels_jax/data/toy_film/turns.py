@@ -58,15 +58,15 @@ def turned(turn: Turn, frames: Int[np.ndarray, " T"]) -> Paths:
     here = world.paths(turn.before, at)
     after, moves, zooms = _met(turn.after, here)
     since = frames - turn.frame
-    then = world.paths(after, since + moves)
-    zoomed = world.paths(after, since + zooms)
+    zoomed = since + zooms
+    scale = world.zoom_scale(after.camera_motion, zoomed)
     panned = world.pan_shift(after.camera_motion, since)
     share = np.clip((since + 1) / EASE, 0.0, 1.0)
     share = share * share * (3 - 2 * share)
     return Paths(
-        centre=_mixed(first.centre, then.centre, share[:, None]),
-        radius=np.exp(_mixed(np.log(first.radius), np.log(zoomed.radius), share)),
-        scale=np.exp(_mixed(np.log(first.scale), np.log(zoomed.scale), share)),
+        centre=_mixed(first.centre, world.centres(after, since + moves), share[:, None]),
+        radius=np.exp(_mixed(np.log(first.radius), np.log(world.radii(after, zoomed)), share)),
+        scale=np.exp(_mixed(np.log(first.scale), np.log(scale), share)),
         shift=np.where(since < 0, first.shift, here.shift + panned),
     )
 
