@@ -32,7 +32,7 @@ from skyreels_jax.pipelines.stream import Carried, Films, Maker, WholeWindows, e
 from skyreels_jax.pipelines.stream_request import resumed_request, stream_request
 from skyreels_jax.pipelines.validate import Request, check_latents
 from skyreels_jax.pipelines.video import Frames, fitted
-from skyreels_jax.pipelines.video_to_video import remade
+from skyreels_jax.pipelines.video_to_video import reconstructed, remade
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.load import ModelSource
@@ -221,6 +221,10 @@ class VideoModel:
         of one window wants it; see `video_to_video`."""
         films = self._one_film(request, Story(segments=((0.0, request.prompts[0]),)), None, None)
         return remade(films, clip, level=level)
+
+    def reconstruct(self, clip: Frames) -> Frames:
+        """Returns `clip` encoded and decoded by the VAE; see `video_to_video`."""
+        return reconstructed(self._vae, clip, self.source.geometry)
 
     def steps(self, request: Request) -> int:
         """Returns how many times `films` will call `progress(1)`."""
