@@ -22,6 +22,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "none"
         return f"{self.value:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
 
     def summary(self) -> dict[str, Any]:

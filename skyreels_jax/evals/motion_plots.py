@@ -1,5 +1,6 @@
 """The plot of the motion benchmark: bars with intervals, a panel for each number."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -27,8 +28,9 @@ def plot_motion(path: pathlib.Path, settings: Sequence[MotionReport], *, headlin
             form = ".1f" if name == "quality" else ".3f"
             for place, (setting, one) in enumerate(zip(settings, found, strict=True)):
                 told = format(one.value, form)
-                if setting is not first:
-                    told += f"  {change(first, setting, name).value:+.1f} {unit(name)}"
+                changed = change(first, setting, name).value
+                if setting is not first and not math.isnan(changed):
+                    told += f"  {changed:+.1f} {unit(name)}"
                 above = (0, place - 0.225)
                 axes.annotate(told, above, (3, 2), textcoords="offset points", fontsize=8)
             axes.set_ylim(len(settings) - 0.6, -0.75)
