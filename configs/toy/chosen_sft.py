@@ -3,7 +3,8 @@
 Each stage trains on the better film of every pair that runs/toy/flow_dpo had in that stage, with
 the loss of pretraining, in batches and for a number of steps like there. The worse films are not
 looked at, and there is no reference. It is measured as that run is (runs/toy/chosen_sft/
-stages.json). Nothing ends it early, so that the steps stay equal.
+stages.json). Nothing ends it early, so that the steps stay equal; if that run ended early, give
+--set preferences.stages=N, the last stage that counts there.
 
 Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dpo.py)
           All beside each other, on 256 held-out captions with 3 seeds each:

@@ -15,16 +15,18 @@ def run(args: argparse.Namespace) -> int:
     args.by = check_attribute(BY if args.by is None else args.by)
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
     asked = side_by_side.ask(args, scenes)
-    reports = side_by_side.judged(args, asked, scenes)
-    found = [
-        Concepts(name=one.name, attribute=args.by, report=report)
-        for one, report in zip(asked, reports, strict=True)
-    ]
-    settings = {
-        one.name: {"model": one.source.model_id, "concepts": concepts.summary()}
-        for one, concepts in zip(asked, found, strict=True)
-    }
-    against = {one.name: verdict(found[0], one) for one in found[1:]}
-    said = {"by": args.by, "settings": settings, "against": against}
-    side_by_side.write(args, asked, reports, said, text=table(found))
+    for reports in side_by_side.judged(args, asked, scenes):
+        found = [
+            Concepts(name=one.name, attribute=args.by, report=report)
+            for one, report in zip(asked, reports, strict=False)
+        ]
+        settings = {
+            one.name: {"model": one.source.model_id, "concepts": concepts.summary()}
+            for one, concepts in zip(asked, found, strict=False)
+        }
+        against = {one.name: verdict(found[0], one) for one in found[1:]}
+        said = {"by": args.by, "settings": settings, "against": against}
+        said = side_by_side.head(args) | said
+        paths = side_by_side.write(args, asked, reports, said)
+    side_by_side.tell(args, said, table(found), paths)
     return 0

@@ -1,6 +1,7 @@
 """`evaluate --benchmark motion`: errors of motion in one or more settings, and the other axes."""
 
 import argparse
+import functools
 import pathlib
 
 from skyreels_jax.cli import side_by_side
@@ -23,25 +24,21 @@ def run(args: argparse.Namespace) -> int:
     few = NUM if args.prompts in SPLITS and args.num is None else args.num
     scenes = load_scenes(args.prompts, few, seed=args.seed)
     asked = side_by_side.ask(args, scenes)
-    reports = side_by_side.judged(args, asked, scenes, rounds=seeds)
-    found = [
-        MotionReport(name=one.name, captions=len(scenes), report=report)
-        for one, report in zip(asked, reports, strict=True)
-    ]
-    settings = {
-        one.name: {"model": one.source.model_id, "options": one.options, **motion.summary()}
-        for one, motion in zip(asked, found, strict=True)
-    }
-    against = {one.name: verdict(found[0], one) for one in found[1:]}
-    said = {"num": len(scenes), "seeds": seeds, "settings": settings, "against": against}
     prompts = pathlib.Path(args.prompts).name.replace("_", "-")
     headline = TITLE.format(num=len(scenes), seeds=seeds, prompts=prompts)
-    side_by_side.write(
-        args,
-        asked,
-        reports,
-        said,
-        text=table(found),
-        plot=lambda path: plot_motion(path, found, headline=headline),
-    )
+    for reports in side_by_side.judged(args, asked, scenes, rounds=seeds):
+        found = [
+            MotionReport(name=one.name, captions=len(scenes), report=report)
+            for one, report in zip(asked, reports, strict=False)
+        ]
+        settings = {
+            one.name: {"model": one.source.model_id, "options": one.options, **motion.summary()}
+            for one, motion in zip(asked, found, strict=False)
+        }
+        against = {one.name: verdict(found[0], one) for one in found[1:]}
+        said = {"num": len(scenes), "seeds": seeds, "settings": settings, "against": against}
+        said = side_by_side.head(args) | said
+        plot = functools.partial(plot_motion, settings=found, headline=headline)
+        paths = side_by_side.write(args, asked, reports, said, plot=plot)
+    side_by_side.tell(args, said, table(found), paths)
     return 0

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skyreels_jax.cli import flags
@@ -68,19 +68,20 @@ def judged(
     scenes: "Sequence[Scene]",
     *,
     rounds: int = 1,
-) -> "list[Report]":
+) -> "Iterator[list[Report]]":
     """Makes and judges `rounds` films of each scene in every setting, one model in memory at a
-    time; keeps the frames of those that `write` shows.
+    time; keeps the frames of those that `write` shows. Yields the reports so far when a setting is
+    done, so that they can be written: an interruption takes only what is behind them.
     """
     from tqdm import tqdm
 
     total = len(scenes) * rounds * len(asked)
     with tqdm(total=total, unit="film", disable=None, leave=False) as bar:
-        reports = []
+        reports: list[Report] = []
         for one in asked:
             bar.set_description(one.name)
             reports.append(_report(args, one, scenes, rounds, lambda _: bar.update()))
-    return reports
+            yield reports
 
 
 def _report(
@@ -108,26 +109,25 @@ def write(
     reports: "Sequence[Report]",
     said: dict[str, Any],
     *,
-    text: str,
     plot: Callable[[pathlib.Path], None] | None = None,
-) -> None:
+) -> list[pathlib.Path]:
     """Writes NAME.json (`said` and every film), NAME.png with a `plot`, and NAME_sheet.png, the
-    settings' films next to each other, into --outdir; prints `text`, or `said` with --json.
+    settings' films next to each other, into --outdir; returns where they are.
     """
     import imageio.v3 as iio
 
     from skyreels_jax.evals.sheet import contact_sheet
     from skyreels_jax.pipelines.files import replacing
 
-    name = args.benchmark
-    said = {"benchmark": name, "prompts": args.prompts, "seed": args.seed, **said}
+    asked, endings = asked[: len(reports)], [".json", ".png", "_sheet.png"]
+    if plot is None:
+        endings.remove(".png")
+    paths = [args.outdir / f"{args.benchmark}{ending}" for ending in endings]
     films = {one.name: found.records() for one, found in zip(asked, reports, strict=True)}
-    with replacing(args.outdir / f"{name}.json") as path:
+    with replacing(paths[0]) as path:
         path.write_text(json.dumps({**said, "films": films}, indent=1) + "\n")
-    endings = [".json", "_sheet.png"]
     if plot is not None:
-        endings.insert(1, ".png")
-        with replacing(args.outdir / f"{name}.png") as path:
+        with replacing(paths[1]) as path:
             plot(path)
     shown = [
         (one.name, sample)
@@ -135,11 +135,23 @@ def write(
         for one, sample in zip(asked, samples, strict=True)
     ][: args.rows]
     image = contact_sheet([s.frames for _, s in shown], [f"{n}: {s.prompt}" for n, s in shown])
-    with replacing(args.outdir / f"{name}_sheet.png") as path:
+    with replacing(paths[-1]) as path:
         iio.imwrite(path, image, extension=".png")
+    return paths
+
+
+def head(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what is said of all settings at once."""
+    return {"benchmark": args.benchmark, "prompts": args.prompts, "seed": args.seed}
+
+
+def tell(
+    args: argparse.Namespace, said: dict[str, Any], text: str, paths: Sequence[pathlib.Path]
+) -> None:
+    """Prints `text` and `paths`, or with --json what is said."""
     if args.json:
         print(json.dumps(said))
         return
     print(f"{text}\n")
-    for ending in endings:
-        print(args.outdir / f"{name}{ending}")
+    for path in paths:
+        print(path)
