@@ -6,13 +6,23 @@ no better than before, and then is its own reference. Every stage is measured on
 by the reward and by the judge (runs/toy/flow_dpo/stages.json), and the run ends when something else
 than motion has suffered.
 
-Command:  skyreels-jax train --config configs/toy/flow_dpo.py   (after pretrain.py and the reward)
+Command:  skyreels-jax train --config configs/toy/flow_dpo.py   (after sft.py and reward.py)
           At any point it can be stopped and given again.
+          What it changed, on 256 held-out captions with 3 seeds each:
+          skyreels-jax evaluate --benchmark motion --outdir eval/flow_dpo \\
+              --setting "before: model=runs/toy/sft/export" \\
+              --setting "after: model=runs/toy/flow_dpo/export"
 Hardware: 2 CPU cores, float32; how long it takes is not measured yet.
 Result:   runs/toy/flow_dpo/export, a diffusers SkyReelsV2Pipeline folder, and the run of each stage
           in stage_1 to stage_3, from which others can start. Expected, not measured yet: errors of
-          motion (direction, speed, distance from a law) a quarter fewer, adherence, consistency and
-          quality as before.
+          motion (direction, speed, distance from a law, outline) a quarter fewer, adherence,
+          consistency and quality as before.
+
+To compare with: plain fine-tuning on the chosen films (chosen_sft.py), and other strengths.
+          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=400 \\
+              --out runs/toy/flow_dpo_beta400
+          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=25 \\
+              --out runs/toy/flow_dpo_beta25
 """
 
 import pathlib
@@ -21,7 +31,7 @@ import ml_collections
 
 from skyreels_jax.cli.train import read_config
 
-START = pathlib.Path(__file__).with_name("pretrain.py")
+START = pathlib.Path(__file__).with_name("sft.py")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -30,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.start = config.out
     config.out = "runs/toy/flow_dpo"
     config.objective = {"name": "flow_dpo", "beta": 100.0, "velocity": config.objective}
+    config.data = {"vae": config.data.vae, "fps": config.data.fps}  # its clips are its own films
     config.stages = ({"steps": 300, "batch": 8},)  # at most, and pairs
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-4
     config.optimizer.warmup_steps = 20

@@ -5,8 +5,11 @@ diffusion-forcing model and compare settings side by side, each a --setting:
   drift      long films, second by second: adherence, the subject's colour, brightness
   story      films whose prompt changes: each part against its own prompt, beside single clips
   schedules  the same films made synchronously, asynchronously, ...: quality and cost
---benchmark concepts judges single films as well, of one or more settings, and reports them by the
-value of an attribute that was asked for (--by): what a model does worst, and what changed it.
+Two judge single films as well, of one or more settings beside each other:
+  concepts   by the value of an attribute that was asked for (--by): what a model does worst, and
+             what changed it
+  motion     several --seeds of each caption: errors of motion, and the other axes, with what every
+             setting changes of the first
 One judges a reward model (--model), not films:
   reward     --pairs it never saw: accuracy, calibration, ROC; scores by strength of distortion;
              --left_out models on the kind they were not shown; agreement on --films with the judge
@@ -23,6 +26,9 @@ examples:
   skyreels-jax evaluate --benchmark concepts --by shape --num 384 \\
       --setting "before: model=runs/toy/unbalanced/export" \\
       --setting "after: model=runs/toy/sft/export"
+  skyreels-jax evaluate --benchmark motion --num 256 --seeds 3 \\
+      --setting "before: model=runs/toy/sft/export" \\
+      --setting "after: model=runs/toy/flow_dpo/export"
   skyreels-jax evaluate --benchmark drift --model runs/toy/diffusion_forcing/export
   skyreels-jax evaluate --benchmark drift --setting "latents: carry=latents" \\
       --setting "pixels: carry=pixels addnoise_condition=20"
@@ -46,14 +52,15 @@ HELP = "judge a model's films against their captions, or a reward model"
 # Flags that are options of `VideoModel.generate`, under the same names.
 SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
 OPTIONS = (*SAMPLING, *flags.WINDOWS)
-BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts", "reward")
+BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts", "motion", "reward")
 ONLY = {  # flags that not all benchmarks have
-    "num_frames": ("clips", "concepts"),
-    "batch_size": ("clips", "story", "concepts", "reward"),
+    "num_frames": ("clips", "concepts", "motion"),
+    "batch_size": ("clips", "story", "concepts", "motion", "reward"),
     "windows": ("drift", "story", "schedules"),
-    "setting": ("drift", "story", "schedules", "concepts"),
+    "setting": ("drift", "story", "schedules", "concepts", "motion"),
     "change": ("story",),
     "by": ("concepts",),
+    "seeds": ("motion",),
     "pairs": ("reward",),
     "left_out": ("reward",),
     "films": ("reward",),
@@ -85,10 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num",
         type=int,
         metavar="N",
-        help="films or stories (default: 128 clips, 8, or the file); of reward, scenes (32)",
+        help="films or stories (default: 128 clips, 8, or the file); of reward, scenes (32); of "
+        "motion, captions (256)",
     )
     what.add_argument(
         "--by", metavar="ATTRIBUTE", help="concepts: what its values are (default: shape)"
+    )
+    what.add_argument(
+        "--seeds", type=int, metavar="N", help="motion: films of each caption (default 3)"
     )
     what.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
     add_long(parser.add_argument_group("several settings, and long films"))
@@ -126,7 +137,7 @@ def add_long(group: Any) -> None:
         metavar='"NAME: OPTION=VALUE ..."',
         help="one of those that are compared; give it again for each. Options: inference_steps, "
         "guidance_scale, shift, the flags of windows below, and model (default: carried latents "
-        "beside pixels; schedules: synchronous beside asynchronous; concepts: --model alone)",
+        "beside pixels; schedules: synchronous beside asynchronous; others: --model alone)",
     )
     group.add_argument(
         "--change",
@@ -172,6 +183,10 @@ def run(args: argparse.Namespace) -> int:
         from skyreels_jax.cli import concepts
 
         return concepts.run(args)
+    if args.benchmark == "motion":
+        from skyreels_jax.cli import motion
+
+        return motion.run(args)
     if args.benchmark == "reward":
         from skyreels_jax.cli import reward_benchmark
 

@@ -4,30 +4,53 @@ import numpy as np
 from jaxtyping import UInt8
 
 from skyreels_jax.data.toy_film.world import NO_SPEED, Scene
-from skyreels_jax.evals.judge import judge
+from skyreels_jax.evals.judge import Verdict, judge
 
-MOTION = ("direction", "speed")
+ERRORS = ("direction", "speed", "track", "outline")
 OTHERS = ("colour", "shape", "shot_type", "camera_motion", "environment", "lighting")
 AXES = ("motion", "adherence", "consistency", "quality")
+
+
+def motion_errors(verdict: Verdict, scene: Scene) -> dict[str, float]:
+    """Returns how wrong a film moves in each of `ERRORS`, from 0 (right) to 1.
+
+    direction, speed: 1 where it is not what was asked for; a still subject has no speed (NaN).
+    track: 1 - exp(-track_error / 1 px), how far from any law the path is, by jumps or jitter.
+    outline: 1 - the judge's, how badly the subject keeps the outline of one shape.
+    Without a subject all are 1 (but NaN, where nothing was asked for).
+    """
+    off = verdict.track_error
+    still = scene.speed == NO_SPEED
+    return {
+        "direction": float(verdict.direction != scene.direction),
+        "speed": float("nan") if still else float(verdict.speed != scene.speed),
+        "track": 1.0 if np.isnan(off) else float(1 - np.exp(-off)),
+        "outline": 1.0 - verdict.outline,
+    }
+
+
+def other_axes(verdict: Verdict, scene: Scene) -> dict[str, float]:
+    """Returns the film's score on the axes that are not motion; more is better.
+
+    adherence: the share of `OTHERS` that is right. consistency in [0, 1], quality in dB: the
+    judge's.
+    """
+    right = [getattr(verdict, name) == getattr(scene, name) for name in OTHERS]
+    return {
+        "adherence": float(np.mean(right)),
+        "consistency": verdict.consistency,
+        "quality": verdict.quality,
+    }
 
 
 def score_axes(frames: UInt8[np.ndarray, "T H W 3"], scene: Scene) -> dict[str, float]:
     """Returns the film's score on each of `AXES`; more is better.
 
-    motion: in [0, 1], the mean of what is right of `MOTION` (a still subject has no speed) and of
-    exp(-track_error / 1 px), 0 without a subject: the way, the pace, and how close to a law.
-    adherence: the share of `OTHERS` that is right. consistency in [0, 1], quality in dB: the
-    judge's. Raises `UserError` on films that cannot be judged.
+    motion: in [0, 1], 1 - the mean of the errors of direction, speed and track: the way, the pace,
+    and how close to a law. All else as `other_axes` has it.
+    Raises `UserError` on films that cannot be judged.
     """
     verdict = judge(frames)
-    asked = [name for name in MOTION if getattr(scene, name) != NO_SPEED]
-    moves: list[float] = [getattr(verdict, name) == getattr(scene, name) for name in asked]
-    off = verdict.track_error
-    return {
-        "motion": float(np.mean([*moves, 0.0 if np.isnan(off) else np.exp(-off)])),
-        "adherence": float(
-            np.mean([getattr(verdict, name) == getattr(scene, name) for name in OTHERS])
-        ),
-        "consistency": verdict.consistency,
-        "quality": verdict.quality,
-    }
+    errors = motion_errors(verdict, scene)
+    moves = [errors[name] for name in ("direction", "speed", "track")]
+    return {"motion": 1.0 - float(np.nanmean(moves)), **other_axes(verdict, scene)}

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film.world import ATTRIBUTES
+from skyreels_jax.evals.intervals import Estimate, bootstrap
 from skyreels_jax.evals.suite import Report
 
 GAIN, LOSS = 5.0, 1.0  # points: what balanced fine-tuning is to give the worst, and may cost all
 ALL = "all"
-_DRAWS, _INTERVAL = 1000, (2.5, 97.5)
 
 Outcomes = Float[np.ndarray, "N 8"]
 
@@ -83,20 +83,8 @@ def adherence(
     return shares.sum(-1) / (counted > 0).sum(-1)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Change:
-    """How much one setting is above another, in points; low, high: its 95 % interval."""
-
-    points: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.points:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
-
-
-def change(before: Outcomes, after: Outcomes, attribute: str | None) -> Change:
-    """Returns the change of `right`, or of `adherence` without an attribute.
+def change(before: Outcomes, after: Outcomes, attribute: str | None) -> Estimate:
+    """Returns the change of `right`, or of `adherence` without an attribute, in points.
 
     Row i of both is the same caption from the same noise. The interval is the bootstrap's over
     films, both settings of a film drawn together.
@@ -107,10 +95,7 @@ def change(before: Outcomes, after: Outcomes, attribute: str | None) -> Change:
         values = [right(one, attribute) if attribute else adherence(one) for one in pair]
         return np.asarray(100 * (values[1] - values[0]))
 
-    count = len(before)
-    draws = points(np.random.default_rng(0).integers(count, size=(_DRAWS, count)))
-    low, high = np.percentile(draws, _INTERVAL)
-    return Change(points=float(points(np.arange(count))), low=float(low), high=float(high))
+    return bootstrap(points, len(before))
 
 
 def verdict(before: Concepts, after: Concepts) -> dict[str, Any]:
@@ -126,9 +111,9 @@ def verdict(before: Concepts, after: Concepts) -> dict[str, Any]:
     mean = change(before.outcomes(), after.outcomes(), None)
     return {
         "worst": worst,
-        "right": dataclasses.asdict(one),
-        "adherence": dataclasses.asdict(mean),
-        "met": one.points >= GAIN and mean.points >= -LOSS,
+        "right": one.summary(),
+        "adherence": mean.summary(),
+        "met": one.value >= GAIN and mean.value >= -LOSS,
     }
 
 
@@ -163,8 +148,8 @@ def _changes(first: Concepts, other: Concepts) -> list[str]:
     found = verdict(first, other)
     met = "met" if found["met"] else "missed"
     lines.append(
-        f"worst, {found['worst']}: {found['right']['points']:+.1f} right (target: {GAIN:+.0f} or "
-        f"more); adherence of all: {found['adherence']['points']:+.1f} (target: {-LOSS:+.0f} or "
+        f"worst, {found['worst']}: {found['right']['value']:+.1f} right (target: {GAIN:+.0f} or "
+        f"more); adherence of all: {found['adherence']['value']:+.1f} (target: {-LOSS:+.0f} or "
         f"more): {met}"
     )
     return lines

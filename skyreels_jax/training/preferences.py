@@ -3,8 +3,10 @@
 import dataclasses
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.plateau import Plateau
+
+_READ = ("vae", "num_frames", "fps", "rates")  # of data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class PreferencesConfig:
     batch_size: films made side by side.  inference_steps, guidance_scale: of the films; None: the
     start model's own.
     plateau: when a stage's training is over, at the latest after the config's steps.
+    films: folder of a finished run in stages. Its films are ranked, stage by stage, and trained on
+    for exactly as many steps as it was; `plateau` and the config's steps then count for nothing.
+    None: the run makes films of its own.
     """
 
     reward: str
@@ -49,6 +54,7 @@ class PreferencesConfig:
     batch_size: int = 8
     inference_steps: int | None = None
     guidance_scale: float | None = None
+    films: str | None = None
     plateau: Plateau = dataclasses.field(default_factory=Plateau)
     guards: GuardConfig = dataclasses.field(default_factory=GuardConfig)
 
@@ -64,8 +70,10 @@ class PreferencesConfig:
 class FlowDPOConfig(TrainConfig):
     """A training run in stages of preferences; `start` is the run of the model they begin with.
 
-    Of `data` it reads `vae` and `num_frames`, and of `stages` there is one: what each stage of
-    preferences trains at most, on pairs of films that are `frames` (0: `num_frames`) long.
+    Of `data` it reads `vae`, `num_frames` and the rate of films (`fps`, or the first of `rates`),
+    and of `stages` there is one: what each stage of preferences trains at most, on pairs of films
+    that are `frames` (0: `num_frames`) long.
+    Raises `UserError` for all that would not be read.
     """
 
     preferences: PreferencesConfig
@@ -79,5 +87,10 @@ class FlowDPOConfig(TrainConfig):
                 "flow_dpo has one entry in stages, of 1 step or more and without a size; how often "
                 "films are made anew is preferences.stages"
             )
-        if self.data.middle:
-            raise UserError("flow_dpo trains on whole films: leave data.middle at 0")
+        plain = DataConfig()
+        names = [field.name for field in dataclasses.fields(plain) if field.name not in _READ]
+        if given := [n for n in names if getattr(self.data, n) != getattr(plain, n)]:
+            raise UserError(
+                f"flow_dpo trains on whole films of its own and reads data.{', '.join(_READ)}: "
+                f"leave out data.{', '.join(given)}"
+            )

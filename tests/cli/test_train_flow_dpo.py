@@ -1,5 +1,6 @@
 """`skyreels-jax train` of kind flow_dpo: two tiny stages, stopped everywhere, and the guards."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -61,7 +62,7 @@ def root(tmp_path_factory):
     model = {name: configs[name] for name in ("transformer", "text_encoder")}
     params = {name: random_params(name, config) for name, config in model.items()}
     saved = {"kind": "text_to_video", "model": to_dict(model), "objective": {}, "flow_shift": 3.0}
-    saved |= {"data": {"vae": str(root / "vae"), "num_frames": 5}, "stages": []}
+    saved |= {"data": {"vae": str(root / "vae"), "num_frames": 5, "middle": 0.0}, "stages": []}
     with Checkpoints(root / "start" / "checkpoints") as checkpoints:
         checkpoints.save(7, {"params": params, "ema": None}, data={}, config=saved)
     text = CONFIG % {"root": root, "model": repr(to_dict(model))}
@@ -212,7 +213,10 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
         (["start=run/nowhere"], "start: run/nowhere holds no checkpoints; train that run first"),
         (["data.vae=/nowhere"], "no diffusers VAE folder"),
         (["data.num_frames=1"], "needs 5 frames or more"),
-        (["data.middle=0.5"], "leave data.middle at 0"),
+        (["data.middle=0.5"], "leave out data.middle"),
+        (["data.turns=0.5"], "reads data.vae, num_frames, fps, rates: leave out data.turns"),
+        (["data.balance.attribute=shape"], "leave out data.balance"),
+        (["preferences.films=run/nowhere"], "run/nowhere is no run in stages (no stages.json)"),
         (["stages=[{'steps': 1, 'batch': 2}, {'steps': 1, 'batch': 2}]"], "one entry in stages"),
         (["preferences.stages=0"], "stages, prompts and batch_size of 1 or more"),
         (["preferences.films_per_prompt=1"], "films_per_prompt of 2 or more"),
@@ -244,6 +248,8 @@ def test_unknown_names_in_the_config_file_are_refused(root, tmp_path, capfd):
     for old, new, message in (
         ('"velocity": {', '"velocity": {"name": "flow_match", ', "did you mean 'flow_matching'?"),
         ('"beta"', '"betta"', "did you mean 'beta'?"),
+        ('"beta": 2.0', '"name": "choosen"', "did you mean 'chosen'?"),
+        ('"beta": 2.0', '"name": "chosen"', "name the run whose films"),
         ('"plateau": {"window"', '"plateau": {"windw"', "did you mean 'window'?"),
         ('"films_per_prompt"', '"films_a_prompt"', "did you mean 'films_per_prompt'?"),
     ):
@@ -251,3 +257,68 @@ def test_unknown_names_in_the_config_file_are_refused(root, tmp_path, capfd):
         path.write_text((root / "flow_dpo.py").read_text().replace(old, new))
         assert main(["train", "--config", str(path)]) == 2
         assert message in capfd.readouterr().err
+
+
+def chosen_config(root):
+    """A run like `whole`, on its chosen films alone."""
+    text = (root / "flow_dpo.py").read_text().replace('"beta": 2.0', '"name": "chosen"')
+    text = text.replace('"stages": 2,', f'"stages": 2, "films": "{root / "whole"}",')
+    path = root / "chosen.py"
+    path.write_text(text)
+    return path
+
+
+def test_plain_training_on_the_chosen_films_of_another_run_takes_as_many_steps(root, whole, capfd):
+    out, config = root / "chosen", str(chosen_config(root))
+    handmade_rewards.CALLS.clear()
+    longer = ["--set", "stages=[{'steps': 9, 'batch': 2}]"]
+    assert main(["train", "--config", config, "--out", str(out), *longer]) == 0
+    # No film but the measured ones was made, and no folder of films.
+    assert handmade_rewards.CALLS == [3, 3, 3] and not list(out.rglob("films"))
+    for row, other in zip(rows(out), rows(whole), strict=True):
+        same = ("stage", "steps", "pairs", "dropped") if row["stage"] else ("reward", "quality")
+        assert [row[name] for name in same] == pytest.approx([other[name] for name in same])
+        assert ("mse" in row) == bool(row["stage"]) and "implicit_accuracy" not in row
+    assert not np.array_equal(
+        weights(out, 1)["transformer"]["head"]["kernel"],
+        weights(whole, 1)["transformer"]["head"]["kernel"],
+    )
+    # The export is the last stage's, and a run in stages stays what it began as.
+    shutil.rmtree(out / "export")
+    assert main(["train", "--config", config, "--out", str(out), *longer, "--export_only"]) == 0
+    assert (out / "export" / "model_index.json").is_file()
+    assert train(root, out) == 2
+    assert "objective.name: chosen -> flow_dpo" in capfd.readouterr().err
+
+
+def test_films_of_a_run_that_does_not_fit_are_refused(root, whole, tmp_path, capfd):
+    config = str(chosen_config(root))
+
+    def refused(message, *changes):
+        args = [part for change in changes for part in ("--set", change)]
+        assert main(["train", "--config", config, "--out", str(tmp_path / "bad"), *args]) == 2
+        error = capfd.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("skyreels-jax: preferences.films: ") and message in error
+        assert not (tmp_path / "bad" / "stages.json").exists()
+
+    refused("is another kind of run: seed: 3 -> 4", "seed=4")
+    refused("preferences.prompts: 2 -> 3", "preferences.prompts=3")
+    refused("data.num_frames: 5 -> 9", "data.num_frames=9")
+    refused("stages.0.batch: 2 -> 1", "stages=[{'steps': 4, 'batch': 1}]")
+    refused("has finished 2 of 3 stages", "preferences.stages=3")
+    gone = tmp_path / "gone"
+    shutil.copytree(whole, gone, ignore=shutil.ignore_patterns("films"))
+    refused("holds no films any more", f"preferences.films={gone}")
+
+
+def test_a_start_model_with_an_fps_embedding_is_refused(root, tmp_path, capfd):
+    configs = micro_configs()
+    configs["transformer"] = dataclasses.replace(configs["transformer"], inject_sample_info=True)
+    model = {name: configs[name] for name in ("transformer", "text_encoder")}
+    params = {name: random_params(name, config) for name, config in model.items()}
+    saved = {"kind": "text_to_video", "model": to_dict(model), "objective": {}, "flow_shift": 3.0}
+    saved |= {"data": {"vae": str(root / "vae"), "num_frames": 5, "middle": 0.0}, "stages": []}
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": params, "ema": None}, data={}, config=saved)
+    assert train(root, tmp_path / "out", "--set", f"start={tmp_path / 'run'}") == 2
+    assert "has an fps embedding; start from one that was" in capfd.readouterr().err

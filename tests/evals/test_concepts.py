@@ -81,13 +81,13 @@ def test_a_better_setting_and_a_worse_one(concepts):
     found = verdict(before, after)
     assert found["worst"] == "ring" and found["met"]
     points = 100 * (after.summary()["ring"]["right"] - before.summary()["ring"]["right"])
-    assert found["right"]["points"] == pytest.approx(points, abs=0.02)
+    assert found["right"]["value"] == pytest.approx(points, abs=0.02)
     assert found["right"]["low"] < points < found["right"]["high"]
-    assert found["adherence"]["points"] > 0
+    assert found["adherence"]["value"] > 0
     worse = verdict(before, concepts("worse", {"ring": 4, "square": 1, "triangle": 2}))
-    assert worse["right"]["points"] > 5 and worse["adherence"]["points"] < -1 and not worse["met"]
+    assert worse["right"]["value"] > 5 and worse["adherence"]["value"] < -1 and not worse["met"]
     same = change(before.outcomes(), before.outcomes(), "shape")
-    assert (same.points, same.low, same.high) == (0, 0, 0)  # film by film there is no difference
+    assert (same.value, same.low, same.high) == (0, 0, 0)  # film by film there is no difference
 
 
 def test_the_table_says_all(concepts):

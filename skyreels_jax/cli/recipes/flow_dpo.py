@@ -15,10 +15,13 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import pipeline
 from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.objectives.chosen import Chosen
 from skyreels_jax.objectives.flow_dpo import FlowDPO
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
+
+PAIRED = {objective.name: objective for objective in (FlowDPO, Chosen)}
 
 
 def check(config: TrainConfig) -> None:
@@ -33,8 +36,8 @@ def check(config: TrainConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FlowDPORecipe(TextToVideoRecipe):
-    """Kind "flow_dpo": `model` is a `TextToVideoConfig`, `objective` a `FlowDPO` whose `velocity`
-    is one of the objectives of text_to_video (without a "name": flow matching).
+    """Kind "flow_dpo": `model` is a `TextToVideoConfig`, `objective` one of `PAIRED` (without a
+    "name": `FlowDPO`) whose `velocity` is one of text_to_video's (without one: flow matching).
 
     pairs: of the stage that is trained.
     """
@@ -43,7 +46,9 @@ class FlowDPORecipe(TextToVideoRecipe):
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         given = dict(config.objective)
-        given.setdefault("name", FlowDPO.name)
+        paired = given.setdefault("name", FlowDPO.name)
+        if paired not in PAIRED:
+            raise UserError(f"objective.name {paired!r} is not known{suggest(str(paired), PAIRED)}")
         velocity = dict(given.get("velocity", {}))
         name = velocity.get("name", FlowMatching.name)
         if name not in OBJECTIVES:
@@ -52,7 +57,7 @@ class FlowDPORecipe(TextToVideoRecipe):
             )
         given["velocity"] = from_dict(OBJECTIVES[name], velocity)
         plain = super().resolve(dataclasses.replace(config, objective=velocity))
-        return dataclasses.replace(plain, objective=from_dict(FlowDPO, given))
+        return dataclasses.replace(plain, objective=from_dict(PAIRED[paired], given))
 
     def loader(self, config: TrainConfig) -> Loader:
         """Returns what opens the one stage's pairs; `self.pairs` must be there."""

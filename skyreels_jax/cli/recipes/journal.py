@@ -11,10 +11,16 @@ from skyreels_jax.training import resume
 from skyreels_jax.training.preferences import FlowDPOConfig
 
 Row = dict[str, Any]
-STOPPED = "stopped"
+FILE, STOPPED = "stages.json", "stopped"
 # After a change of these, stages would not follow from each other, or not compare.
-_FIXED = ("kind", "seed", "model", "start", "data.num_frames")
-_FIXED += ("preferences.reward", "preferences.guards.films")
+_FIXED = ("kind", "seed", "model", "start", "objective.name", "data.num_frames")
+_FIXED += ("preferences.reward", "preferences.films", "preferences.guards.films")
+
+
+def read_journal(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the {"config", "stages"} of the run in `folder`; None where there is none."""
+    path = folder / FILE
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 class Journal:
@@ -25,11 +31,10 @@ class Journal:
     """
 
     def __init__(self, folder: pathlib.Path, config: FlowDPOConfig):
-        self.path, self.config = folder / "stages.json", config
+        self.path, self.config = folder / FILE, config
         self.rows: list[Row] = []
-        if not self.path.exists():
+        if (saved := read_journal(folder)) is None:
             return
-        saved = json.loads(self.path.read_text())
         self.rows = saved["stages"]
         last = self.rows[-1]["stage"]
         changed = resume.differences(saved["config"], config)

@@ -4,10 +4,12 @@ import dataclasses
 import math
 import pathlib
 import sys
+from typing import Any
 
 from skyreels_jax.cli.recipes import own_films, run
 from skyreels_jax.cli.recipes.flow_dpo import FlowDPORecipe, check
 from skyreels_jax.cli.recipes.journal import STOPPED, Journal, Row
+from skyreels_jax.cli.recipes.lent import check_lent, lent_steps
 from skyreels_jax.cli.recipes.own_films import (
     REWARD,
     Order,
@@ -31,12 +33,13 @@ from skyreels_jax.evals.judge import check_size
 from skyreels_jax.evals.ranks import rank_correlation
 from skyreels_jax.models import layout
 from skyreels_jax.models.reward.protocol import RewardModel
+from skyreels_jax.objectives.flow_dpo import FlowDPO
 from skyreels_jax.pipelines import load
 from skyreels_jax.training.metrics import last_means
 from skyreels_jax.training.preferences import FlowDPOConfig, GuardConfig
 
 GUARDED = ("adherence", "consistency", "quality")
-TRAINED = ("implicit_accuracy", "margin", "drift")
+TRAINED = ("implicit_accuracy", "margin", "drift", "mse")  # those that the objective has
 MEASURED = 100_000  # where the seeds of held-out scenes begin: benchmarks have the first ones
 
 
@@ -45,9 +48,10 @@ def train(recipe: FlowDPORecipe, config: FlowDPOConfig) -> bool:
 
     Stage k makes films with the model of stage k - 1 (of `config.start` first), ranks them, trains
     on the pairs with that model as the reference, and is measured on held-out captions: reward and
-    judge, side by side. All that is finished is on disk under `config.out`: a call goes on where
-    the one before it was stopped or killed, to the same result. Where an axis that motion learning
-    is not to touch has fallen too far, that stage is the last, and not the result.
+    judge, side by side. With `preferences.films` it takes the films of another run's stage k. All
+    that is finished is on disk under `config.out`: a call goes on where the one before it was
+    stopped or killed, to the same result. Where an axis that motion learning is not to touch has
+    fallen too far, that stage is the last, and not the result.
     """
     _check(config)
     reward = own_films.open_reward(config.preferences.reward)
@@ -100,6 +104,28 @@ def _train_stage(
 ) -> Row | None:
     """Returns what the training of one stage came to; None when a signal stopped it."""
     said, steps = config.preferences, _stage_config(config, stage)
+    pairs = _pairs(recipe, config, reward, stage)
+    dropped = pairs.ranking.dropped
+    print(f"stage {stage}: {len(pairs)} pairs, {dropped} dropped (equal scores)")
+    finished = run.train(
+        dataclasses.replace(recipe, pairs=pairs),
+        steps,
+        reference=isinstance(config.objective, FlowDPO),
+        until=said.plateau if said.films is None else None,
+    )
+    if not finished:
+        return None
+    last, means = last_means(pathlib.Path(steps.out) / "metrics.csv", said.plateau.window)
+    row = {"steps": last, "pairs": len(pairs), "dropped": dropped}
+    return row | {name: means[name] for name in TRAINED if name in means}
+
+
+def _pairs(
+    recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel, stage: int
+) -> RankedPairs:
+    """Returns the best and the worst film of each prompt, of this run's stage or of another's."""
+    said = config.preferences
+    maker = config if said.films is None else dataclasses.replace(config, out=said.films)
     scenes = [
         scene
         for i, name in enumerate(SETS)
@@ -109,27 +135,19 @@ def _train_stage(
     order = _order(config, prompts, each=said.films_per_prompt, seeds=(config.seed, stage))
     store = _films(
         recipe,
-        config,
+        maker,
         order,
         lambda videos, _: {REWARD: rewards(reward, videos)},
         model=stage - 1,
-        folder=pathlib.Path(steps.out) / "films",
+        folder=pathlib.Path(_model_run(maker, stage)) / "films",
     )
     ranking = best_against_worst(store.column(REWARD).reshape(-1, said.films_per_prompt))
     captions = encode_captions(build_tokenizer(), [[prompt.encode()] for prompt in prompts])
-    pairs = RankedPairs(
+    return RankedPairs(
         latents=store.latents(),
         captions={name: values[:, 0] for name, values in captions.items()},
         ranking=ranking,
     )
-    told = f"stage {stage}: {len(pairs)} pairs, {ranking.dropped} dropped (equal scores)"
-    print(f"{told}, from {len(order)} films")
-    with_pairs = dataclasses.replace(recipe, pairs=pairs)
-    if not run.train(with_pairs, steps, reference=True, until=said.plateau):
-        return None
-    last, means = last_means(pathlib.Path(steps.out) / "metrics.csv", said.plateau.window)
-    row = {"steps": last, "pairs": len(pairs), "dropped": ranking.dropped}
-    return row | {name: means[name] for name in TRAINED}
 
 
 def _measured(recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel, stage: int) -> Row:
@@ -198,8 +216,15 @@ def _check(config: FlowDPOConfig) -> None:
     if not (pathlib.Path(config.start) / "checkpoints").is_dir():
         raise UserError(f"start: {config.start} holds no checkpoints; train that run first")
     vae = layout.read_component(vae_folder(config.data), "vae").config
-    if vae != load.find(config.start).configs["vae"]:
+    first = load.find(config.start).configs
+    if first["transformer"].inject_sample_info:
+        raise UserError(
+            f"start: the model of {config.start} has an fps embedding; start from one that was "
+            "fine-tuned without it (configs/toy/sft.py)"
+        )
+    if vae != first["vae"]:
         raise UserError(f"data.vae: {config.data.vae} is not the VAE of {config.start}; name that")
+    check_lent(config)
 
 
 def _model_run(config: FlowDPOConfig, stage: int) -> str:
@@ -213,8 +238,12 @@ def _stage_config(config: FlowDPOConfig, stage: int) -> FlowDPOConfig:
     The seed is that of all stages, for with it the compiled step is; films, which have other noise
     in each stage, tell their draws apart.
     """
+    changed: dict[str, Any] = {}
+    if config.preferences.films is not None:
+        steps = lent_steps(config, stage)
+        changed["stages"] = (dataclasses.replace(config.stages[0], steps=steps),)
     places = {"out": _model_run(config, stage), "start": _model_run(config, stage - 1)}
-    return dataclasses.replace(config, **places)
+    return dataclasses.replace(config, **places, **changed)
 
 
 def _num_frames(config: FlowDPOConfig) -> int:

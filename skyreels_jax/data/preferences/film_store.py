@@ -39,7 +39,7 @@ class FilmStore:
             if found != self._manifest:
                 raise UserError(
                     f"the films in {folder} were made with another model, reward or setting: "
-                    "delete the folder, or give another --out"
+                    "delete the folder, or give another --out (or preferences.films)"
                 )
 
     def fill(self, make: Make, *, batch: int, title: str) -> None:
