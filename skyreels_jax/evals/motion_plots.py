@@ -4,7 +4,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from skyreels_jax.evals.motion_report import KEPT, NAMES, MotionReport, change, title, unit
+from skyreels_jax.evals.motion_report import KEPT, NAMES, MotionReport, change, shown, title, unit
 from skyreels_jax.evals.plots import COLOURS, page
 
 _COLUMNS = 4
@@ -25,9 +25,8 @@ def plot_motion(path: pathlib.Path, settings: Sequence[MotionReport], *, headlin
             ]
             axes.barh(names, values, 0.45, color=colours)
             axes.errorbar(values, names, xerr=around, fmt="none", ecolor="black", capsize=3, lw=1)
-            form = ".1f" if name == "quality" else ".3f"
             for place, (setting, one) in enumerate(zip(settings, found, strict=True)):
-                told = format(one.value, form)
+                told = shown(name, one.value)
                 changed = change(first, setting, name).value
                 if setting is not first and not math.isnan(changed):
                     told += f"  {changed:+.1f} {unit(name)}"

@@ -108,7 +108,7 @@ def table(settings: Sequence[MotionReport]) -> str:
     lines = [f"{'':<{wide}}" + "".join(f"{s.name:>{column}}" for s in settings)]
     found = [s.means(np.arange(s.captions)) for s in settings]
     for row, name in enumerate(NAMES):
-        cells = (format(one[row], ".2f" if name == "quality" else ".4f") for one in found)
+        cells = (shown(name, one[row]) for one in found)
         lines.append(f"{title(name):<{wide}}" + "".join(f"{cell:>{column}}" for cell in cells))
     lines += ["", f"{first.captions} captions, {seeds} seeds; errors from 0 to 1, less is better"]
     for other in settings[1:]:
@@ -127,6 +127,11 @@ def table(settings: Sequence[MotionReport]) -> str:
 def title(name: str) -> str:
     """Returns what one of `NAMES` is called in tables and plots."""
     return _TITLES.get(name, name)
+
+
+def shown(name: str, value: float) -> str:
+    """Returns a value of one of `NAMES` as text."""
+    return "none" if np.isnan(value) else format(value, ".2f" if name == "quality" else ".4f")
 
 
 def unit(name: str) -> str:

@@ -1,7 +1,7 @@
 """What may change between two parts of one run, and what may not."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skyreels_jax.core.config import to_dict
@@ -23,7 +23,7 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     a field of `_FIXED`, a stage before `step`, or the shape of the stage in which `step` lies.
     """
     lines = differences(saved, config)
-    fixed = [name for name in lines if name.startswith(_FIXED)]
+    fixed = [name for name in lines if among(name, _FIXED)]
     fixed += _past_stages(list(lines), saved["stages"], step)
     if fixed:
         listed = ", ".join(lines[name] for name in fixed)
@@ -38,6 +38,11 @@ def differences(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, str]
     old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}
+
+
+def among(name: str, fields: Iterable[str]) -> bool:
+    """Returns whether the field `name` is one of `fields` or a part of one."""
+    return any(name == field or name.startswith(f"{field}.") for field in fields)
 
 
 def _past_stages(differing: list[str], stages: list[dict], step: int) -> list[str]:

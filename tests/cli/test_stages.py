@@ -1,10 +1,13 @@
 """The parts of motion learning in stages that need no model."""
 
+import dataclasses
+
 import pytest
 
 from skyreels_jax.cli.recipes import own_films, stages
 from skyreels_jax.cli.recipes.journal import Journal
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.objectives.chosen import Chosen
 from skyreels_jax.objectives.flow_dpo import FlowDPO
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig
 from skyreels_jax.training.preferences import FlowDPOConfig, GuardConfig, PreferencesConfig
@@ -18,11 +21,10 @@ def config(**options):
         kind="flow_dpo",
         out="unused",
         model=None,
-        objective=FlowDPO(),
         data=DataConfig(),
         stages=(StageConfig(steps=5, batch=2),),
         optimizer=OptimizerConfig(),
-        **{"start": "run", "preferences": preferences, **options},
+        **{"start": "run", "objective": FlowDPO(), "preferences": preferences, **options},
     )
 
 
@@ -57,14 +59,17 @@ def test_the_journal_knows_the_last_good_stage(tmp_path):
 
 def test_a_run_cannot_become_another_but_may_go_on_longer(tmp_path, capsys):
     Journal(tmp_path, config()).add(START)
-    more = PreferencesConfig(reward="handmade_rewards:Brightness", stages=5)
+    more = PreferencesConfig(reward="handmade_rewards:Brightness", stages=5, films_per_prompt=4)
     Journal(tmp_path, config(preferences=more))
     said = capsys.readouterr().err
     assert "going on from stage 0 with preferences.stages: 3 -> 5" in said
+    assert "going on from stage 0 with preferences.films_per_prompt: 8 -> 4" in said
     for other, field in (
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"start": "else"}, "start: run -> else"),
         ({"preferences": PreferencesConfig(reward="a:B")}, "preferences.reward"),
+        ({"preferences": dataclasses.replace(more, films="run")}, "preferences.films: None -> run"),
+        ({"objective": Chosen()}, "objective.name: flow_dpo -> chosen"),
     ):
         with pytest.raises(UserError, match=f"{field}.*finished stage 0; give another --out"):
             Journal(tmp_path, config(**other))

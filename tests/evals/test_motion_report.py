@@ -145,6 +145,15 @@ def test_rounds_are_the_same_captions_from_other_noise():
     assert once[NAMES.index("adherence")] == 1 and once[NAMES.index("outline")] < 0.1
 
 
+def test_films_that_have_no_speed(motion):
+    still = motion("a", lambda *_: {})
+    kept = [sample for sample in still.report.samples if sample.scene.speed == NO_SPEED]
+    report = Report(samples=tuple(kept))
+    found = MotionReport(name="a", captions=len(kept) // SEEDS, report=report)
+    assert found.summary()["speed"]["value"] is None and found.summary()["motion"]["value"] == 0
+    assert ["wrong", "speed", "none"] in [line.split() for line in table([found]).splitlines()]
+
+
 def test_names_have_units():
     assert [motion_report.unit(name) for name in ("motion", "adherence", "quality")] == [
         "%",

@@ -38,7 +38,7 @@ class Journal:
         self.rows = saved["stages"]
         last = self.rows[-1]["stage"]
         changed = resume.differences(saved["config"], config)
-        if fixed := [line for name, line in changed.items() if name.startswith(_FIXED)]:
+        if fixed := [line for name, line in changed.items() if resume.among(name, _FIXED)]:
             raise UserError(
                 f"{', '.join(fixed)}: not in a run that has finished stage {last}; "
                 "give another --out"

@@ -38,7 +38,7 @@ def check_lent(config: FlowDPOConfig) -> None:
             "configs/toy/flow_dpo.py first"
         )
     differing = resume.differences(saved["config"], config)
-    if fixed := [line for name, line in differing.items() if name.startswith(_ALIKE)]:
+    if fixed := [line for name, line in differing.items() if resume.among(name, _ALIKE)]:
         raise UserError(
             f"preferences.films: {said.films} is another kind of run: {', '.join(fixed)}"
         )
