@@ -1,6 +1,7 @@
 """When a metric has stopped rising, so that a run may end before its last step."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ class Plateau:
     `patience` windows all lie less than `gain` above the best one before them, and that one is at
     least `floor`.
 
-    The floor keeps a run from ending before it has begun to rise. Values that are not finite, of
-    skipped steps, count for nothing. Raises `UserError` for values that make no sense.
+    The floor keeps a run from ending before it has begun to rise. Values that are not finite count
+    for nothing. Raises `UserError` for values that make no sense.
     """
 
     metric: str = "implicit_accuracy"
@@ -47,22 +48,24 @@ class Plateau:
 class Watch:
     """The values of a rule's metric in all steps so far, of which `values` were taken before.
 
-    They are kept on the device until somebody asks. Without a rule nothing is kept.
+    They are kept on the device until somebody asks; that of a skipped step is NaN. Without a rule
+    nothing is kept.
     """
 
     def __init__(self, rule: Plateau | None, values: Sequence[float]):
         self._rule = rule
         self._values = list(values) if rule else []
-        self._pending: list[jax.Array] = []
+        self._pending: list[tuple[jax.Array, jax.Array]] = []  # value, whether skipped
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Takes note of one step."""
         if self._rule is not None:
-            self._pending.append(metrics[self._rule.metric])
+            self._pending.append((metrics[self._rule.metric], metrics["skipped"]))
 
     def values(self) -> list[float]:
         """Returns all values; waits for the device."""
-        self._values += [float(value) for value in jax.device_get(self._pending)]
+        told = jax.device_get(self._pending)
+        self._values += [math.nan if skipped else float(value) for value, skipped in told]
         self._pending = []
         return self._values
 

@@ -13,6 +13,12 @@ from skyreels_jax.training.plateau import Plateau, Watch
 RULE = Plateau(window=20, patience=2, gain=0.01, floor=0.6)
 
 
+def step_of(value, *, skipped=0):
+    """The metrics of a step."""
+    named = {"implicit_accuracy": value, "other": 0, "skipped": skipped}
+    return {name: jnp.float32(number) for name, number in named.items()}
+
+
 def ends_at(curve, rule=RULE, *, noise=0.0, seed=0):
     """The step at which the rule ends a run with these values, or None."""
     values = curve + noise * np.random.default_rng(seed).normal(size=len(curve))
@@ -20,7 +26,7 @@ def ends_at(curve, rule=RULE, *, noise=0.0, seed=0):
     for step, value in enumerate(values):
         if watch.over():
             return step
-        watch.add({"implicit_accuracy": jnp.float32(value), "other": jnp.float32(0)})
+        watch.add(step_of(value))
     return None
 
 
@@ -59,7 +65,14 @@ def test_a_falling_curve_ends():
     assert ends_at(np.concatenate([np.linspace(0.5, 0.8, 100), np.linspace(0.8, 0.5, 100)])) == 140
 
 
-def test_steps_that_were_skipped_count_for_nothing():
+def test_a_skipped_step_has_no_value_whatever_it_says():
+    watch = Watch(RULE, [])
+    for skipped in (0, 1, 0):
+        watch.add(step_of(0.0, skipped=skipped))
+    np.testing.assert_array_equal(watch.values(), [0.0, np.nan, 0.0])
+
+
+def test_values_that_are_not_finite_count_for_nothing():
     curve = saturating()
     holes = curve.copy()
     holes[::7] = np.nan
@@ -72,11 +85,11 @@ def test_a_watch_goes_on_where_it_was():
     for cut in (1, 57, 100):
         first = Watch(RULE, [])
         for value in curve[:cut]:
-            first.add({"implicit_accuracy": jnp.float32(value)})
+            first.add(step_of(value))
         watch = Watch(RULE, json.loads(json.dumps(first.values())))
         step = cut
         while not watch.over():
-            watch.add({"implicit_accuracy": jnp.float32(curve[step])})
+            watch.add(step_of(curve[step]))
             step += 1
         assert step == ends_at(curve)
 

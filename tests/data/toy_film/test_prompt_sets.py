@@ -31,6 +31,12 @@ def test_the_same_arguments_give_the_same_scenes():
     assert scene_set("motion", 30, seed=1) != scene_set("motion", 30, seed=2)
 
 
+def test_two_sets_share_no_scene_whatever_their_seeds():
+    for seeds in ((0, 0), (0, 1), (5, 0)):
+        first, second = (set(scene_set(n, 96, seed=s)) for n, s in zip(SETS, seeds, strict=True))
+        assert not first & second
+
+
 def test_an_unknown_set():
     with pytest.raises(UserError, match="no prompt set 'x'; legal: balanced, motion"):
         scene_set("x", 1)
