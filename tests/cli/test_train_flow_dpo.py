@@ -223,7 +223,7 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
         (["preferences.plateau.window=0"], "a plateau needs window"),
         (["preferences.plateau.metric=accuracy"], "'accuracy' is not measured; did you mean"),
         (["preferences.guards.films=0"], "films is 1 or more"),
-        (["preferences.guards.quality=nan"], "how far each may fall: 0 or more"),
+        (["preferences.guards.quality=-0.5"], "how far each may fall: 0 or more"),
         (["preferences.inference_steps=0"], "inference_steps"),
         (["preferences.reward=brightness"], "is not like 'package.module:Name [PLACE]'"),
         (["preferences.reward=handmade_rewards:Dark"], "has no attribute 'Dark'"),
