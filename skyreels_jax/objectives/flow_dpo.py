@@ -1,6 +1,7 @@
 """Flow-DPO: of two films for one prompt the better one is to gain more on a reference model."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,8 @@ from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_matching import FlowMatching
 
 TIE = 1e-6  # of the errors: below it a margin is their rounding
+METRICS = ("implicit_accuracy", "margin", "reward_chosen", "reward_rejected")
+METRICS += ("mse_chosen", "mse_rejected", "drift")
 
 
 class Sides(NamedTuple):
@@ -54,10 +57,10 @@ class FlowDPO:
       weights, those are held once, and the reference is a tree of small matrices (zeros: the fixed
       weights themselves). Nothing trains adapters yet: here the reference is a second set.
     velocity: whose times, counted frames and caption dropout those of a pair are.
-    Metrics: "implicit_accuracy" (share of pairs whose margin is positive; ties count half),
-      "margin", "reward_chosen", "reward_rejected", "mse_chosen", "mse_rejected" (of the model) and
-      "drift" (squared distance of the model's velocity from the reference's).
-    Raises `UserError` for a beta that is not positive.
+    Metrics, `METRICS`: "implicit_accuracy" (share of pairs whose margin is positive; ties count
+      half), "margin", "reward_chosen", "reward_rejected", "mse_chosen", "mse_rejected" (of the
+      model) and "drift" (squared distance of the model's velocity from the reference's).
+    Raises `UserError` for a beta that is not positive, or not finite.
     """
 
     name: Literal["flow_dpo"] = "flow_dpo"
@@ -65,8 +68,8 @@ class FlowDPO:
     velocity: FlowMatching | DiffusionForcing = dataclasses.field(default_factory=FlowMatching)
 
     def __post_init__(self):
-        if not self.beta > 0:
-            raise UserError(f"objective.beta must be more than 0, got {self.beta:g}")
+        if not 0 < self.beta < math.inf:
+            raise UserError(f"objective.beta must be more than 0 and finite, got {self.beta:g}")
 
     def __call__(
         self, model: nnx.Module, batch: Batch, key: PRNGKey, *, frozen: Any = None

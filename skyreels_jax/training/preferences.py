@@ -23,7 +23,8 @@ class GuardConfig:
     quality: float = 1.0
 
     def __post_init__(self):
-        if self.films < 1 or min(self.adherence, self.consistency, self.quality) < 0:
+        limits = (self.adherence, self.consistency, self.quality)
+        if self.films < 1 or not all(limit >= 0 for limit in limits):
             raise UserError(
                 "preferences.guards: films is 1 or more, adherence, consistency and quality say "
                 "how far each may fall: 0 or more"

@@ -39,6 +39,11 @@ def test_an_axis_may_fall_as_far_as_the_guard_says():
     )
 
 
+def test_a_guard_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="how far each may fall: 0 or more"):
+        GuardConfig(quality=float("nan"))
+
+
 def test_seeds_hang_on_all_numbers():
     seeds = {stages.own_films.seed_of(*n) for n in [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)]}
     assert len(seeds) == 4 and all(0 <= seed < 2**32 for seed in seeds)

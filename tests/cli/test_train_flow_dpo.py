@@ -206,7 +206,7 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["objective.beta=0.0"], "objective.beta must be more than 0, got 0"),
+        (["objective.beta=0.0"], "objective.beta must be more than 0 and finite, got 0"),
         (["objective.velocity.shift=-1.0"], "shift must be positive"),
         (["model.transformer.inject_sample_info=True"], "inject_sample_info must be False"),
         (["start="], "start: name the folder of the run"),
@@ -221,7 +221,9 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
         (["preferences.stages=0"], "stages, prompts and batch_size of 1 or more"),
         (["preferences.films_per_prompt=1"], "films_per_prompt of 2 or more"),
         (["preferences.plateau.window=0"], "a plateau needs window"),
+        (["preferences.plateau.metric=accuracy"], "'accuracy' is not measured; did you mean"),
         (["preferences.guards.films=0"], "films is 1 or more"),
+        (["preferences.guards.quality=-0.5"], "how far each may fall: 0 or more"),
         (["preferences.inference_steps=0"], "inference_steps"),
         (["preferences.reward=brightness"], "is not like 'package.module:Name [PLACE]'"),
         (["preferences.reward=handmade_rewards:Dark"], "has no attribute 'Dark'"),
@@ -236,6 +238,15 @@ def test_bad_input_is_one_line_and_exit_code_two(root, tmp_path, capfd, args, me
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("skyreels-jax: ") and message in error
     assert not (tmp_path / "bad" / "stages.json").exists()
+
+
+def test_a_reward_of_another_architecture_is_refused_before_any_film_is_made(root, tmp_path, capfd):
+    (tmp_path / "config.json").write_text('{"architecture": "qwen_vl"}')
+    name = f"skyreels_jax.models.reward.load:load_reward {tmp_path}"
+    assert train(root, tmp_path / "bad", "--set", f"preferences.reward={name}") == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "no reward model of a known architecture, but 'qwen_vl'; legal: space_time" in error
+    assert not (tmp_path / "bad").exists()
 
 
 def test_pairs_must_differ(root, tmp_path, capfd):

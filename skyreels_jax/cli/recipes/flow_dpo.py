@@ -16,21 +16,29 @@ from skyreels_jax.data.loader import pipeline
 from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.objectives.chosen import Chosen
-from skyreels_jax.objectives.flow_dpo import FlowDPO
+from skyreels_jax.objectives.flow_dpo import METRICS, FlowDPO
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.preferences import FlowDPOConfig
 
 PAIRED = {objective.name: objective for objective in (FlowDPO, Chosen)}
 
 
-def check(config: TrainConfig) -> None:
-    """Raises `UserError` for a model, films and times that do not go together."""
+def check(config: FlowDPOConfig) -> None:
+    """Raises `UserError` for a model, films and times that do not go together, and for a plateau of
+    something that the objective does not measure.
+    """
     check_windows(dataclasses.replace(config, objective=config.objective.velocity))
     if config.model.transformer.inject_sample_info:
         raise UserError(
             "flow_dpo tells the model no frame rate: model.transformer.inject_sample_info must be "
             "False, as supervised fine-tuning leaves it"
+        )
+    watched = config.preferences.plateau.metric
+    if watched not in METRICS:
+        raise UserError(
+            f"preferences.plateau.metric {watched!r} is not measured{suggest(watched, METRICS)}"
         )
 
 
