@@ -46,11 +46,10 @@ def other_axes(verdict: Verdict, scene: Scene) -> dict[str, float]:
 def score_axes(frames: UInt8[np.ndarray, "T H W 3"], scene: Scene) -> dict[str, float]:
     """Returns the film's score on each of `AXES`; more is better.
 
-    motion: in [0, 1], 1 - the mean of the errors of direction, speed and track: the way, the pace,
-    and how close to a law. All else as `other_axes` has it.
+    motion: in [0, 1], 1 - the mean of the `motion_errors` there are: the way, the pace, how close
+    to a law, how stable in shape. All else as `other_axes` has it.
     Raises `UserError` on films that cannot be judged.
     """
     verdict = judge(frames)
-    errors = motion_errors(verdict, scene)
-    moves = [errors[name] for name in ("direction", "speed", "track")]
-    return {"motion": 1.0 - float(np.nanmean(moves)), **other_axes(verdict, scene)}
+    errors = list(motion_errors(verdict, scene).values())
+    return {"motion": 1.0 - float(np.nanmean(errors)), **other_axes(verdict, scene)}

@@ -80,6 +80,13 @@ def test_a_run_cannot_become_another_but_may_go_on_longer(tmp_path, capsys):
             Journal(tmp_path, config(**other))
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"config": {}, "stages": []}'])
+def test_a_file_that_is_no_journal_is_refused(tmp_path, text):
+    (tmp_path / "stages.json").write_text(text)
+    with pytest.raises(UserError, match="is no journal of stages; give another --out"):
+        Journal(tmp_path, config())
+
+
 def test_parting_of_reward_and_judge_is_said(capsys):
     row = {"stage": 1, "reward": 1.0, "motion": 0.5}
     stages._warn_of_parting([row])

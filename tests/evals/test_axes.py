@@ -35,7 +35,7 @@ def test_wrong_motion_moves_the_motion_axis_alone(film):
     swapped = film.copy()
     swapped[1:-1:2], swapped[2::2] = film[2::2], film[1:-1:2]
     stuttering = score_axes(swapped, SCENE)
-    assert backwards["motion"] == pytest.approx(right["motion"] - 1 / 3, abs=0.01)
+    assert backwards["motion"] == pytest.approx(right["motion"] - 1 / 4, abs=0.01)
     assert stuttering["motion"] < right["motion"] - 0.1
     for wrong in (backwards, stuttering):
         for axis in ("adherence", "consistency"):

@@ -18,9 +18,20 @@ _FIXED += ("preferences.reward", "preferences.films", "preferences.guards.films"
 
 
 def read_journal(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the {"config", "stages"} of the run in `folder`; None where there is none."""
+    """Returns the {"config", "stages"} of the run in `folder`; None where there is none.
+
+    Raises `UserError` for a file that is no journal.
+    """
     path = folder / FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["config"] and saved["stages"]:
+            return saved
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"{path} is no journal of stages; give another --out, or put back the file")
 
 
 class Journal:

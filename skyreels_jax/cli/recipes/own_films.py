@@ -142,7 +142,9 @@ def open_reward(name: str) -> RewardModel:
 
 
 def reward_state(name: str) -> str:
-    """Returns what tells a reward from others: `name`, and the weights at its place, if any."""
+    """Returns what tells a reward from others: `name`, and at its place, if any, the weights and
+    the configuration, of which the scale of scores is a part."""
     _, _, place = name.partition(" ")
-    files = sorted(pathlib.Path(place.strip()).rglob("*.safetensors")) if place else []
+    found = pathlib.Path(place.strip()).rglob("*") if place else ()
+    files = sorted(path for path in found if path.suffix in (".safetensors", ".json"))
     return f"{name} {weights_state(files).hex()}"

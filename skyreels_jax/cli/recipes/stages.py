@@ -6,6 +6,8 @@ import pathlib
 import sys
 from typing import Any
 
+import numpy as np
+
 from skyreels_jax.cli.recipes import own_films, run
 from skyreels_jax.cli.recipes.flow_dpo import FlowDPORecipe, check
 from skyreels_jax.cli.recipes.journal import STOPPED, Journal, Row
@@ -56,6 +58,9 @@ def train(recipe: FlowDPORecipe, config: FlowDPOConfig) -> bool:
     _check(config)
     reward = own_films.open_reward(config.preferences.reward)
     journal = Journal(pathlib.Path(config.out), config)
+    if len(journal.rows) <= config.preferences.stages and not journal.stopped:
+        blank = np.zeros((1, _num_frames(config), SIZE, SIZE, 3), np.uint8)
+        rewards(reward, blank)  # one that cannot see such films says so before there are any
     for stage in range(len(journal.rows), config.preferences.stages + 1):
         if journal.stopped:
             break
@@ -233,12 +238,10 @@ def _model_run(config: FlowDPOConfig, stage: int) -> str:
 
 
 def _stage_config(config: FlowDPOConfig, stage: int) -> FlowDPOConfig:
-    """Returns the config of one stage's training: from the model before it, in its own folder.
-
-    The seed is that of all stages, for with it the compiled step is; films, which have other noise
-    in each stage, tell their draws apart.
+    """Returns the config of one stage's training: from the model before it, in its own folder, with
+    noise, times and an order of pairs of its own.
     """
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = {"seed": own_films.seed_of(config.seed, stage)}
     if config.preferences.films is not None:
         steps = lent_steps(config, stage)
         changed["stages"] = (dataclasses.replace(config.stages[0], steps=steps),)
