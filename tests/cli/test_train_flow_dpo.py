@@ -286,7 +286,7 @@ def test_plain_training_on_the_chosen_films_of_another_run_takes_as_many_steps(r
     longer = ["--set", "stages=[{'steps': 9, 'batch': 2}]"]
     assert main(["train", "--config", config, "--out", str(out), *longer]) == 0
     # No film but the measured ones was made, and no folder of films.
-    assert handmade_rewards.CALLS == [3, 3, 3] and not list(out.rglob("films"))
+    assert handmade_rewards.CALLS == [BLANK, 3, 3, 3] and not list(out.rglob("films"))
     for row, other in zip(rows(out), rows(whole), strict=True):
         same = ("stage", "steps", "pairs", "dropped") if row["stage"] else ("reward", "quality")
         assert [row[name] for name in same] == pytest.approx([other[name] for name in same])
