@@ -1,6 +1,7 @@
 """A folder of checkpoints: train state, position in the data, resolved configuration."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,11 +81,18 @@ class Checkpoints:
         return self._manager.restore(step, args=items)["config"]
 
 
-def restore_params(folder: str | pathlib.Path, like: Params, *, ema: bool = True) -> Params:
+def restore_params(
+    folder: str | pathlib.Path,
+    like: Params,
+    *,
+    ema: bool = True,
+    adapt: Callable[[Params], Params] = lambda stored: stored,
+) -> Params:
     """Returns the parameters of the newest checkpoint under `folder`, as a tree like `like`.
 
     Averaged parameters where the run kept them and `ema` asks for them; the optimiser's state is
-    not needed. `like` holds arrays or abstract arrays.
+    not needed. `like` holds arrays or abstract arrays. `adapt` makes, from the tree that was
+    stored, the one that is returned.
     Raises `UserError` if there is no checkpoint, or one of another model.
     """
     with Checkpoints(folder) as checkpoints:
@@ -92,7 +100,7 @@ def restore_params(folder: str | pathlib.Path, like: Params, *, ema: bool = True
         if step is None:
             raise UserError(f"no checkpoint under {folder}")
         state = checkpoints.restore_raw(step)
-    stored = state["ema"] if ema and state.get("ema") else state["params"]
+    stored = adapt(state["ema"] if ema and state.get("ema") else state["params"])
     leaves = dict(named_leaves(stored))
     wanted = dict(named_leaves(like))
     odd = sorted(set(leaves) ^ set(wanted))

@@ -5,8 +5,16 @@ diffusion-forcing model and compare settings side by side, each a --setting:
   drift      long films, second by second: adherence, the subject's colour, brightness
   story      films whose prompt changes: each part against its own prompt, beside single clips
   schedules  the same films made synchronously, asynchronously, ...: quality and cost
+Two judge single films as well, of one or more settings beside each other:
+  concepts   by the value of an attribute that was asked for (--by): what a model does worst, and
+             what changed it
+  motion     several --seeds of each caption: errors of motion, and the other axes, with what every
+             setting changes of the first
+One judges a reward model (--model), not films:
+  reward     --pairs it never saw: accuracy, calibration, ROC; scores by strength of distortion;
+             --left_out models on the kind they were not shown; agreement on --films with the judge
 --outdir receives NAME.json (all results; "results.json" of clips), NAME.png (a plot, but for
-clips) and a contact sheet.
+clips and concepts) and a contact sheet.
 
 --prompts is a file with one structured caption (SkyCaptioner JSON) a line, three for a story, or a
 built-in set: held_out (captions never trained on) or held_out_combinations (pairs of attributes
@@ -15,6 +23,12 @@ never trained on together).
 examples:
   skyreels-jax evaluate --model tiny --prompts held_out --num 128 --outdir eval
   skyreels-jax evaluate --model runs/toy/model --prompts prompts.jsonl --json
+  skyreels-jax evaluate --benchmark concepts --by shape --num 384 \\
+      --setting "before: model=runs/toy/unbalanced/export" \\
+      --setting "after: model=runs/toy/sft/export"
+  skyreels-jax evaluate --benchmark motion --num 256 --seeds 3 \\
+      --setting "before: model=runs/toy/sft/export" \\
+      --setting "after: model=runs/toy/flow_dpo/export"
   skyreels-jax evaluate --benchmark drift --model runs/toy/diffusion_forcing/export
   skyreels-jax evaluate --benchmark drift --setting "latents: carry=latents" \\
       --setting "pixels: carry=pixels addnoise_condition=20"
@@ -22,6 +36,7 @@ examples:
   skyreels-jax evaluate --benchmark schedules --setting "synchronous: ar_step=0" \\
       --setting "asynchronous: ar_step=5 causal_block_size=3" \\
       --setting "causal: model=runs/toy/causal/export"
+  skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs --films tiny
 """
 
 import argparse
@@ -32,18 +47,24 @@ from skyreels_jax.cli import flags, settings
 from skyreels_jax.core.errors import UserError
 
 NAME = "evaluate"
-HELP = "judge a model's films against their captions"
+HELP = "judge a model's films against their captions, or a reward model"
 
 # Flags that are options of `VideoModel.generate`, under the same names.
 SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
 OPTIONS = (*SAMPLING, *flags.WINDOWS)
-BENCHMARKS = ("clips", "drift", "story", "schedules")
+BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts", "motion", "reward")
 ONLY = {  # flags that not all benchmarks have
-    "num_frames": ("clips",),
-    "batch_size": ("clips", "story"),
+    "num_frames": ("clips", "concepts", "motion"),
+    "batch_size": ("clips", "story", "concepts", "motion", "reward"),
     "windows": ("drift", "story", "schedules"),
-    "setting": ("drift", "story", "schedules"),
+    "setting": ("drift", "story", "schedules", "concepts", "motion"),
     "change": ("story",),
+    "by": ("concepts",),
+    "seeds": ("motion",),
+    "pairs": ("reward",),
+    "left_out": ("reward",),
+    "films": ("reward",),
+    "per_prompt": ("reward",),
 }
 FLAGS = {"batch_size": "batch"}  # where they are called otherwise
 
@@ -68,10 +89,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .jsonl file, held_out (default) or held_out_combinations",
     )
     what.add_argument(
-        "--num", type=int, metavar="N", help="films or stories (default: 128 clips, 8, or the file)"
+        "--num",
+        type=int,
+        metavar="N",
+        help="films or stories (default: 128 clips, 8, or the file); of reward, scenes (32); of "
+        "motion, captions (256)",
+    )
+    what.add_argument(
+        "--by", metavar="ATTRIBUTE", help="concepts: what its values are (default: shape)"
+    )
+    what.add_argument(
+        "--seeds", type=int, metavar="N", help="motion: films of each caption (default 3)"
     )
     what.add_argument("--seed", type=int, default=0, help="of scenes, wordings and noise")
-    add_long(parser.add_argument_group("long films: drift, story, schedules"))
+    add_long(parser.add_argument_group("several settings, and long films"))
+    add_reward(parser.add_argument_group("reward models: reward"))
     how = parser.add_argument_group("how films are made, in all settings")
     how.add_argument(
         "--batch",
@@ -105,13 +137,38 @@ def add_long(group: Any) -> None:
         metavar='"NAME: OPTION=VALUE ..."',
         help="one of those that are compared; give it again for each. Options: inference_steps, "
         "guidance_scale, shift, the flags of windows below, and model (default: carried latents "
-        "beside pixels; schedules: synchronous beside asynchronous)",
+        "beside pixels; schedules: synchronous beside asynchronous; others: --model alone)",
     )
     group.add_argument(
         "--change",
         metavar="LIST",
         help="attributes that change from part to part of a story, or all "
         "(default: direction,speed,camera_motion)",
+    )
+
+
+def add_reward(group: Any) -> None:
+    """Adds the flags of the benchmark of reward models."""
+    group.add_argument(
+        "--pairs",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="labelled pairs (`skyreels-jax data pairs`): those held out, if some are, else all",
+    )
+    group.add_argument(
+        "--left_out",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="of reward models that were each trained without some kinds of pairs "
+        "(data.left_out): they are judged by these",
+    )
+    group.add_argument(
+        "--films",
+        metavar="MODEL",
+        help="a model whose films are scored by reward and judge, several for each of --num scenes",
+    )
+    group.add_argument(
+        "--per_prompt", type=int, metavar="N", help="films of each scene (default 4)"
     )
 
 
@@ -122,6 +179,18 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{FLAGS.get(name, name)} is for --benchmark {' or '.join(legal)}")
     if args.benchmark == "clips":
         return clips(args)
+    if args.benchmark == "concepts":
+        from skyreels_jax.cli import concepts
+
+        return concepts.run(args)
+    if args.benchmark == "motion":
+        from skyreels_jax.cli import motion
+
+        return motion.run(args)
+    if args.benchmark == "reward":
+        from skyreels_jax.cli import reward_benchmark
+
+        return reward_benchmark.run(args)
     from skyreels_jax.cli import benchmarks
 
     return benchmarks.run(args)

@@ -14,7 +14,7 @@ from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from skyreels_jax.data.preferences.records import Preference
-    from skyreels_jax.data.preferences.twins import Make, TwinsConfig
+    from skyreels_jax.data.preferences.twins import Maker, TwinsConfig
 
 HELD_OUT_SHARE, LEAST_HELD_OUT = 16, 8  # one held-out clip for so many of training, and how many
 Splits = Mapping[str, Callable[[], Iterable["Preference"]]]
@@ -91,10 +91,10 @@ def write(
     print(builder.data_dir)
 
 
-def maker(model: str | None, kinds: tuple[str, ...]) -> "tuple[Make | None, str | None]":
+def maker(model: str | None, kinds: tuple[str, ...]) -> "tuple[Maker | None, str | None]":
     """Returns what makes the kinds that need a model, and the fingerprint of its weights; None and
     None where none of `kinds` does."""
-    from skyreels_jax.data.preferences.twins import MODEL_KINDS
+    from skyreels_jax.data.preferences.twins import MODEL_KINDS, Maker
 
     wanted = [kind for kind in kinds if kind in MODEL_KINDS]
     if not wanted and model is None:
@@ -107,7 +107,8 @@ def maker(model: str | None, kinds: tuple[str, ...]) -> "tuple[Make | None, str 
     from skyreels_jax.pipelines.video_to_video import remake
 
     loaded = load(model)
-    return functools.partial(remake, loaded), loaded.source.fingerprint
+    made = Maker(functools.partial(remake, loaded), loaded.reconstruct)
+    return made, loaded.source.fingerprint
 
 
 def toy_splits(
@@ -115,7 +116,7 @@ def toy_splits(
     num_clips: int,
     num_frames: int,
     *,
-    make: "Make | None",
+    maker: "Maker | None",
     dropped: collections.Counter,
 ) -> Splits:
     """Returns the twins of ToyFilm's clips, scored by the judge of stills: "train", and "held_out"
@@ -135,7 +136,7 @@ def toy_splits(
             Original(id=f"{split}-{seed}", video=render(scene, num_frames), prompt=prompt)
             for seed, scene, prompt in zip(seeds, scenes, prompts, strict=True)
         )
-        return twins(clips, config, score=score, make=make, dropped=dropped)
+        return twins(clips, config, score=score, maker=maker, dropped=dropped)
 
     held_out = max(LEAST_HELD_OUT, num_clips // HELD_OUT_SHARE)
     return {

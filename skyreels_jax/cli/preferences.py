@@ -102,11 +102,14 @@ def twins(args: argparse.Namespace) -> int:
     scene = sample_scene(args.seed, args.split)
     prompt, film = sentence(scene, args.seed), render(scene, args.num_frames)
     check_writable(args.outdir)
-    make, _ = pair_sets.maker(args.model, config.kinds)
+    maker, _ = pair_sets.maker(args.model, config.kinds)
     films, captions = [film], [prompt]
+    if maker is not None:
+        films.append(maker.reconstruct(film))
+        captions.append("encoded and decoded")
     for kind, strength in sorted(config.variants, key=lambda v: config.kinds.index(v[0])):
-        if kind in MODEL_KINDS:
-            films.append(make(kind, film, prompt, strength, args.seed))
+        if maker is not None and kind in MODEL_KINDS:
+            films.append(maker.remake(kind, film, prompt, strength, args.seed))
         else:
             films.append(distort(kind, film, strength=strength, seed=args.seed))
         captions.append(f"{kind} {strength:g}")
@@ -136,9 +139,9 @@ def pairs(args: argparse.Namespace) -> int:
     )
     check_writable(args.data_dir)
     dropped = collections.Counter()
-    make, weights = pair_sets.maker(args.model, config.kinds)
+    maker, weights = pair_sets.maker(args.model, config.kinds)
     splits = pair_sets.toy_splits(
-        config, args.num_clips, args.num_frames, make=make, dropped=dropped
+        config, args.num_clips, args.num_frames, maker=maker, dropped=dropped
     )
     name, said = f"toy-{args.num_clips}x{args.num_frames}", [to_dict(config), weights]
     shape = (args.num_frames, SIZE, SIZE)

@@ -1,7 +1,8 @@
-"""Train a model from a config file: the video VAE, or the transformer with its text encoder.
+"""Train a model from a config file: the video VAE, the transformer with its text encoder, the
+motion of both on their own films, in stages, or a reward model on pairs of clips.
 
 A stopped run goes on from its last checkpoint when the same command is given again. At the end the
-trained model is exported in diffusers form under OUT/export.
+trained model is exported under OUT/export (in diffusers form where there is one).
 """
 
 import argparse
@@ -44,10 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains and exports; returns the exit code (130 when a signal stopped the run early)."""
     values = read_config(args.config)
-    from skyreels_jax.cli.recipes.base import recipe_for
-    from skyreels_jax.training.config import TrainConfig
+    from skyreels_jax.cli.recipes.base import config_class, recipe_for
 
-    config = from_dict(TrainConfig, values)
+    config = from_dict(config_class(values.get("kind")), values)
     recipe = recipe_for(config.kind)
     config = recipe.resolve(config)
     for item in args.set:
@@ -58,12 +58,15 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         config = override(config, "out", args.out)
 
-    from skyreels_jax.cli.recipes.run import export, train
+    if config.kind == "flow_dpo":
+        from skyreels_jax.cli.recipes import stages as trainer
+    else:
+        from skyreels_jax.cli.recipes import run as trainer
 
-    if not args.export_only and not train(recipe, config):
+    if not args.export_only and not trainer.train(recipe, config):
         print("stopped; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    folder = export(recipe, config, dtype=args.export_dtype)
+    folder = trainer.export(recipe, config, dtype=args.export_dtype)
     print(folder)
     return 0
 

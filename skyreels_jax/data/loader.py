@@ -2,14 +2,20 @@
 
 The order is a function of (seed, epoch), every random choice one of (seed, position): a batch is
 the same whether the run that asks for it was stopped and resumed or not.
+
+Clips in groups (by concept, say) are drawn in fixed proportions: of the first k draws, each group
+has its share, to within two, whatever k is. Each group has epochs of its own, at its own pace: all
+its clips once, in a new order every time. So nothing is left out for good: clips of a group that is
+larger than its share wait longer for their next turn, those of a smaller one come again sooner.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
+from jaxtyping import Int
 
 from skyreels_jax.core.errors import UserError
 
@@ -21,6 +27,20 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """The samples of `source` at `indices`."""
+
+    source: Source
+    indices: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.source[int(self.indices[index])]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +89,8 @@ class CutLatents(grain.transforms.RandomMap):
     """Turns a latents-store sample into one of a velocity objective: a window of its latents with
     the number of the first ("start"), how many of them are given (0: any number), one of its
     captions, and the empty one. What has a "turn", the latent frame from which on its caption
-    holds, is cut anywhere around it, and the latents before it are given.
+    holds, is cut anywhere around it, and the latents before it are given. Where a sample states its
+    "fps", both captions come with it.
 
     length: latent frames of the window; 0 takes all.
     middle: probability that the window begins anywhere behind the first latent, else it begins with
@@ -87,6 +108,7 @@ class CutLatents(grain.transforms.RandomMap):
     def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         pick = int(rng.integers(len(element["length"])))
         cond = {name: element[name][pick] for name in ("input_ids", "length")}
+        told = {"fps": np.int32(element["fps"])} if "fps" in element else {}
         latents, start, given = element["latents"], 0, 0
         length = self.length or len(latents)
         if turn := int(element.get("turn", 0)):
@@ -104,8 +126,8 @@ class CutLatents(grain.transforms.RandomMap):
             "latents": latents[start : start + length].astype(np.float32),
             "start": np.int32(start),
             "given": np.int32(given),
-            "cond": cond,
-            "null_cond": dict(self.null_cond),
+            "cond": {**cond, **told},
+            "null_cond": {**self.null_cond, **told},
         }
 
 
@@ -115,18 +137,29 @@ def pipeline(
     *,
     batch: int,
     seed: int,
+    groups: Sequence[tuple[float, Int[np.ndarray, " _"]]] = (),
     threads: int = 2,
     prefetch: int = 8,
 ) -> grain.IterDataset:
     """Returns the endless stream of batches of `source` under `transform`, a new order every epoch.
 
+    groups: (share of the draws, indices into `source`) of each group; none: all of it is one.
     Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead
     (numpy releases the interpreter lock where it matters; worker processes cost more than they give
     for small clips).
     """
     if len(source) == 0:
         raise UserError("the data set is empty")
-    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    parts = [Part(source=source, indices=indices) for _, indices in groups] or [source]
+    # The first is seeded as a whole data set is: were all alike, clips would meet in every epoch.
+    seeds = [seed, *np.random.SeedSequence(seed).generate_state(len(parts) - 1).tolist()]
+    orders = [
+        grain.MapDataset.source(part).seed(own).shuffle().repeat()
+        for part, own in zip(parts, seeds, strict=True)
+    ]
+    data = orders[0]
+    if len(orders) > 1:
+        data = grain.MapDataset.mix(orders, [share for share, _ in groups])
     data = data.random_map(transform).batch(batch, drop_remainder=True)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch // batch, 2))
     return data.to_iter_dataset(options)

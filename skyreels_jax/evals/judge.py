@@ -29,9 +29,11 @@ class Verdict:
         colour, ..., lighting: one of the world's values, or UNSEEN.
         presence: share of the frames that show the subject.
         flicker: mean absolute second difference in time of the frame's mean colour, in levels.
-        consistency: in [0, 1], the product of presence, of the subject's overlap with its ideal
-            outline, and of how well the background keeps together once the camera's motion is
-            undone: exp(-residual / 16 levels). A rendered film has about 0.9.
+        outline: in [0, 1], the mean over all frames of the subject's overlap with the ideal outline
+            of its shape, 0 where it is not seen. A rendered film has about 0.97.
+        consistency: in [0, 1], the product of outline and of how well the background keeps together
+            once the camera's motion is undone: exp(-residual / 16 levels). A rendered film has
+            about 0.95.
         quality: PSNR in dB against the nearest film of the world: the renderer's, with the judged
             attributes and the fitted position of subject and panorama.
         track_error: root mean square distance (pixels) from the nearest law of motion.
@@ -47,6 +49,7 @@ class Verdict:
     lighting: str
     presence: float
     flicker: float
+    outline: float
     consistency: float
     quality: float
     track_error: float
@@ -73,7 +76,7 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     }
     if subject is None:
         nothing = dict.fromkeys(("colour", "shape", "shot_type", "direction", "speed"), UNSEEN)
-        zero = dict.fromkeys(("presence", "consistency", "quality"), 0.0)
+        zero = dict.fromkeys(("presence", "outline", "consistency", "quality"), 0.0)
         return Verdict(**nothing, **measures, **zero, track_error=float("nan"))
     times = np.arange(start, start + len(frames))
     direction, speed, track_error = judge_motion(subject.centre, times)
@@ -88,10 +91,12 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
         lighting=lighting,
     )
     presence = float(subject.seen.mean())
+    outline = presence * subject.overlap
     return Verdict(
         **world.attributes(scene) | measures,
         presence=presence,
-        consistency=presence * subject.overlap * float(np.exp(-residual / 16)),
+        outline=outline,
+        consistency=outline * float(np.exp(-residual / 16)),
         quality=_quality(frames, scene, subject, start),
         track_error=track_error,
     )

@@ -1,8 +1,9 @@
 """The plots of the benchmarks of long films, as PNG files that read well 830 pixels wide."""
 
+import contextlib
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,6 +137,17 @@ def plot_schedules(path: pathlib.Path, rows: Sequence[Schedule], *, title: str) 
             axes.set_xlim(0, 1.35 * max(*values, 1e-6))
             axes.set_title(label, fontsize=9)
             axes.tick_params(labelleft=index == 0, labelbottom=False)
+        _save(figure, path)
+
+
+@contextlib.contextmanager
+def page(path: pathlib.Path, height: float, *, title: str) -> "Iterator[Figure]":
+    """Yields a figure of the common width, style and title; it becomes the PNG file `path`."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(height, title)
+        yield figure
         _save(figure, path)
 
 

@@ -39,7 +39,7 @@ class Sample:
     scene: Scene
     prompt: str
     seed: int
-    frames: UInt8[np.ndarray, "T H W 3"]
+    frames: UInt8[np.ndarray, "T H W 3"]  # none of them (T = 0) where only the verdict was kept
     verdict: Verdict
 
     def correct(self, attribute: str) -> bool | None:
@@ -129,20 +129,27 @@ def evaluate(
     scenes: Sequence[Scene],
     *,
     seed: int = 0,
+    rounds: int = 1,
+    keep: int | None = None,
     progress: Callable[[Sample], Any] | None = None,
 ) -> Report:
-    """Makes a film for every scene from its sentence, judges it, and reports.
+    """Makes `rounds` films for every scene from its sentence, judges them, and reports.
 
-    `generate(prompts, seeds)` yields one film a prompt, in order, batched as it likes. Scene i gets
-    paraphrase and noise seed `seed + i`. `progress` is called with every judged sample.
+    `generate(prompts, seeds)` yields one film a prompt, in order, batched as it likes. Sample n is
+    of scene n mod N, with paraphrase `seed + n mod N` and noise seed `seed + n`.
+    keep: how many films' frames stay in memory (None: all).
+    `progress` is called with every judged sample.
     """
-    seeds = [seed + i for i in range(len(scenes))]
-    prompts = [sentence(scene, s) for scene, s in zip(scenes, seeds, strict=True)]
+    texts = [sentence(scene, seed + i) for i, scene in enumerate(scenes)]
+    scenes, prompts = list(scenes) * rounds, texts * rounds
+    seeds = [seed + n for n in range(len(prompts))]
     films = generate(prompts, seeds)
-    samples = []
+    samples: list[Sample] = []
     for scene, prompt, one, frames in zip(scenes, prompts, seeds, films, strict=True):
         frames = np.asarray(frames)
         verdict = judge(frames)
+        if keep is not None and len(samples) >= keep:
+            frames = frames[:0].copy()  # a view would hold them all
         samples.append(Sample(scene=scene, prompt=prompt, seed=one, frames=frames, verdict=verdict))
         if progress is not None:
             progress(samples[-1])

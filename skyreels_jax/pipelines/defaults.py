@@ -85,19 +85,22 @@ def write_defaults(folder: pathlib.Path, defaults: Defaults) -> None:
 def toy_defaults(config: Mapping[str, Any]) -> Defaults:
     """Returns what a model trained on ToyFilm makes: clips like those it was trained on.
 
-    config: of its training, resolved, as a dict. Clips are as long as the longest stage's. Who saw
-    windows from the middle of clips carries latents: it drifts less then (docs/log.md).
+    config: of its training, resolved, as a dict; runs of earlier versions lack some fields of its
+    data. Clips are as long as the longest stage's, at the frame rate that was kept, or else the
+    first. Who saw windows from the middle of clips carries latents: it drifts less then
+    (docs/log.md).
     """
     from skyreels_jax.data.toy_film.world import FPS, SIZE
 
-    whole, carry = config["data"]["num_frames"], None
-    if config["data"]["middle"] and config["model"]["transformer"]["num_frame_per_block"] == 1:
+    data, carry = config["data"], None
+    whole, rate = data["num_frames"], data.get("fps") or data.get("rates", (FPS,))[0]
+    if data.get("middle") and config["model"]["transformer"]["num_frame_per_block"] == 1:
         carry = "latents"
     return Defaults(
         num_frames=max((stage["frames"] or whole for stage in config["stages"]), default=whole),
         height=SIZE,
         width=SIZE,
-        fps=float(FPS),
+        fps=float(rate),
         inference_steps=25,
         guidance_scale=4.0,
         shift=config["flow_shift"],

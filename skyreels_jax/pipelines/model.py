@@ -32,7 +32,7 @@ from skyreels_jax.pipelines.stream import Carried, Films, Maker, WholeWindows, e
 from skyreels_jax.pipelines.stream_request import resumed_request, stream_request
 from skyreels_jax.pipelines.validate import Request, check_latents
 from skyreels_jax.pipelines.video import Frames, fitted
-from skyreels_jax.pipelines.video_to_video import remade
+from skyreels_jax.pipelines.video_to_video import reconstructed, remade
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.load import ModelSource
@@ -222,6 +222,10 @@ class VideoModel:
         films = self._one_film(request, Story(segments=((0.0, request.prompts[0]),)), None, None)
         return remade(films, clip, level=level)
 
+    def reconstruct(self, clip: Frames) -> Frames:
+        """Returns `clip` encoded and decoded by the VAE; see `video_to_video`."""
+        return reconstructed(self._vae, clip, self.source.geometry)
+
     def steps(self, request: Request) -> int:
         """Returns how many times `films` will call `progress(1)`."""
         rows = sum(window.plan.rows for window in request.film.windows())
@@ -233,8 +237,13 @@ class VideoModel:
         *,
         latents: Float[Array | np.ndarray, "B T H W C"] | None = None,
         progress: Callable[[int], Any] | None = None,
+        keep: Callable[[np.ndarray], Any] | None = None,
     ) -> Iterator[Film]:
-        """Yields the films of a checked request as they are made, in the order of its prompts."""
+        """Yields the films of a checked request as they are made, in the order of its prompts.
+
+        keep: called with the latents of each window of each batch, float32 [B, T, h, w, C], before
+        they are decoded; the last films of the last batch may repeat one.
+        """
         count = len(request.prompts)
         shape = self.source.geometry.latent_shape(
             num_frames=request.num_frames, height=request.height, width=request.width
@@ -264,6 +273,7 @@ class VideoModel:
                 shown=shown,
                 suffix=suffix,
                 noise=None if latents is None else latents[rows],
+                keep=keep,
             )
             made = [[*before] for _ in range(shown)]
             for _, frames, _ in films.windows(start.repeated(len(rows))):

@@ -16,6 +16,7 @@ from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.source import ModelSource, Modules
 
 TRAINED = ("transformer", "text_encoder")
+KINDS = ("text_to_video", "flow_dpo")
 FORCING = "diffusion_forcing"  # the name of the objective
 
 
@@ -47,8 +48,14 @@ def open_run(path: pathlib.Path) -> ModelSource:
         load_tokenizer=build_tokenizer,
         read=read,
         state=lambda: f"step {step} ".encode() + weights_state([vae.weights]),
-        forcing=config.get("objective", {}).get("name") == FORCING,
+        forcing=_objective(config).get("name") == FORCING,
     )
+
+
+def _objective(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the velocity objective of a run: its own, or the one whose times its pairs have."""
+    objective = config.get("objective", {})
+    return objective.get("velocity", objective)
 
 
 def _resolved_config(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
@@ -57,6 +64,6 @@ def _resolved_config(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
         if step is None:
             raise UserError(f"no checkpoint under {path / 'checkpoints'} yet")
         config = checkpoints.config(step)
-    if config.get("kind") != "text_to_video":
-        raise UserError(f"{path} trained a {config.get('kind')}; give a text_to_video run")
+    if config.get("kind") not in KINDS:
+        raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
     return step, config

@@ -109,6 +109,7 @@ class Films:
     shown: how many of the films are decoded; the rest repeat the last one to fill a batch.
     suffix: latents to lead to behind the last window [1, 1, h, w, C].
     noise: of the whole film, instead of that of the seeds [B, T, h, w, C].
+    keep: called with the latents of each window before they are decoded.
     """
 
     make: Maker
@@ -120,6 +121,7 @@ class Films:
     shown: int
     suffix: Float[Array | np.ndarray, "1 S h w C"] | None = None
     noise: Float[np.ndarray, "B T h w C"] | None = None
+    keep: Callable[[np.ndarray], Any] | None = None
 
     def windows(self, carried: Carried) -> Iterator[Made]:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
@@ -127,6 +129,8 @@ class Films:
         for window in self.request.film.windows(carried.index):
             latents, memory = self.latents(window, self._noise(window), carried)
             latents = np.asarray(latents)[:, : latents.shape[1] - window.plan.suffix]
+            if self.keep is not None:
+                self.keep(latents)
             frames, carried = self._show(latents, window, carried._replace(memory=memory))
             yield window, frames, carried
 

@@ -14,7 +14,8 @@ import numpy as np
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.diffusion.flow import interpolate
 from skyreels_jax.pipelines import generate as parts
-from skyreels_jax.pipelines.stream import Carried, Films, decode_window, encode_frames
+from skyreels_jax.pipelines.stream import Carried, Films, Model, decode_window, encode_frames
+from skyreels_jax.pipelines.validate import Geometry
 from skyreels_jax.pipelines.video import Frames
 
 if TYPE_CHECKING:
@@ -65,6 +66,21 @@ def remake(
             "or more, and carry pixels or latents"
         )
     return model.remake(request, clip, level=strength)
+
+
+def reconstructed(model: Model, clip: Frames, geometry: Geometry) -> Frames:
+    """Returns `clip` encoded and decoded by the VAE `model`: as good as its films can look.
+
+    Raises `UserError` for a shape that it cannot encode.
+    """
+    frames, height, width = clip.shape[:3]
+    temporal, spatial = geometry.temporal, geometry.spatial
+    if (frames - 1) % temporal or height % spatial or width % spatial:
+        raise UserError(
+            f"a clip of {frames} frames of {height}x{width} cannot be encoded; legal: "
+            f"{temporal}k + 1 frames, sides that are multiples of {spatial}"
+        )
+    return decode_window(model, encode_frames(model, clip, temporal=temporal))[0]
 
 
 def remade(films: Films, clip: Frames, *, level: float) -> Frames:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.selection import Balance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,10 @@ class OptimizerConfig:
 class DataConfig:
     """Which ToyFilm clips, and where what is derived from them lies.
 
-    folder: of the TFDS data sets.  clips, num_frames, captions: of the builder (captions:
-    paraphrases a clip).
+    folder: of the TFDS data sets.  clips, num_frames, captions, rates: of the builder (captions:
+    paraphrases a clip; rates: frames a second, which clips have in turn).
+    fps: only clips of this many frames a second are trained on (0: all).
+    balance: how often clips of each kind are drawn.
     turns: share of the clips that turn into another scene, which their captions are of; diffusion
     forcing alone trains on them, with all frames before the turn given.
     middle: probability that a stage whose `frames` are fewer than num_frames takes its window of
@@ -86,6 +89,9 @@ class DataConfig:
     vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents
     store, which the first run that needs it makes; encode_batch: clips encoded at once.
     Training a VAE uses none of the last four.
+    pairs: of kind "reward", in place of ToyFilm's clips: folder of a set of preferences, or the one
+    that it was written to (`--data_dir`) if there is no other; of the rest only `split` is read.
+    left_out: kinds (sources) of pairs that are not trained on, to be judged by later.
     """
 
     folder: str = "runs/data"
@@ -93,16 +99,25 @@ class DataConfig:
     clips: int = 4096
     num_frames: int = 33
     captions: int = 4
+    rates: tuple[int, ...] = (12,)
+    fps: int = 0
+    balance: Balance = dataclasses.field(default_factory=Balance)
     turns: float = 0.0
     middle: float = 0.0
     vae: str = ""
     latents: str = ""
     encode_batch: int = 8
+    pairs: str = ""
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
             raise UserError(
                 "data needs clips, captions and encode_batch of 1 or more and num_frames = 4k + 1"
+            )
+        if not self.rates or min(self.rates) < 1 or self.fps < 0:
+            raise UserError(
+                "data.rates are frames a second, 1 or more; data.fps is one of them or 0"
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")
@@ -115,7 +130,8 @@ class TrainConfig:
     """One training run; `model` and `objective` are mappings in a config file, dataclasses once
     resolved.
 
-    kind: what is trained; "vae" on pixels, "text_to_video" on latents.
+    kind: what is trained; "vae" on pixels, "text_to_video" on latents, "reward" on pairs of clips,
+    "flow_dpo" on pairs of its own films (a `FlowDPOConfig`).
     start: folder of a finished run whose weights this one begins with (averaged ones if it kept
     them); "" begins with random ones.
     stages: trained one after the other, one compiled step a shape.
@@ -126,7 +142,7 @@ class TrainConfig:
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     """
 
-    kind: Literal["vae", "text_to_video"]
+    kind: Literal["vae", "text_to_video", "reward", "flow_dpo"]
     out: str
     model: Any
     objective: Any

@@ -17,6 +17,7 @@ from skyreels_jax.core.config import to_dict
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
 from skyreels_jax.training.metrics import MetricsLog, window_mean
+from skyreels_jax.training.plateau import Plateau, Watch
 from skyreels_jax.training.state import TrainState
 from skyreels_jax.training.step import TrainStep
 
@@ -25,8 +26,14 @@ Loader = Callable[
 ]  # (stage, its index) -> iterator with get_state, set_state
 
 
+_SHOWN = ("loss", "psnr", "implicit_accuracy", "grad_norm")  # beside the progress bar
+
+
 class FitResult(NamedTuple):
-    """state after the last step taken; finished is False when a signal stopped the run early."""
+    """state after the last step taken; finished is False when a signal stopped the run early.
+
+    It is True as well when `until` ended the run before its last step.
+    """
 
     state: TrainState
     finished: bool
@@ -40,16 +47,17 @@ def fit(
     loader: Loader,
     folder: pathlib.Path,
     frozen: Any = None,
+    until: Plateau | None = None,
 ) -> FitResult:
-    """Trains `state` to the last step of `config.stages`.
+    """Trains `state` to the last step of `config.stages`, or until a metric has stopped rising.
 
     Starts from the newest checkpoint under `folder` if there is one, unless `config` has become
     another run's (`resume.changes` raises). Writes folder/checkpoints
     (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through the
     same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
     running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
-    device once a window and one step late, so that the device never waits for the host. `state`
-    must not be used afterwards: its buffers are donated.
+    device once a window and one step late, so that the device never waits for the host (but once
+    in each window of `until`). `state` must not be used afterwards: its buffers are donated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jitted = jax.jit(train_step, donate_argnums=0, compiler_options=_compiler_options())
@@ -63,17 +71,24 @@ def fit(
         step, total = latest or 0, config.total_steps
         batches = _Batches(config, loader, step, data)
         reporter = _Reporter(config, MetricsLog(folder / "metrics.csv", step=step), step)
+        watch = Watch(until, data.get("watched", []))
+
+        def save() -> None:
+            position = {**batches.position(), "watched": watch.values()}
+            checkpoints.save(step, state, data=position, config=resolved)
+
         with contextlib.closing(reporter):
-            while step < total and not stop.asked:
+            while step < total and not stop.asked and not watch.over():
                 batch, size = batches.next(step)
                 state, metrics = jitted(state, batch, frozen)
                 step += 1
                 reporter.add(step, metrics, size)
+                watch.add(metrics)
                 if step % config.save_every == 0:
-                    checkpoints.save(step, state, data=batches.position(), config=resolved)
+                    save()
             reporter.flush()
-            checkpoints.save(step, state, data=batches.position(), config=resolved)
-    return FitResult(state, step >= total)
+            save()
+    return FitResult(state, step >= total or watch.over())
 
 
 def _compiler_options() -> dict[str, str] | None:
@@ -158,7 +173,7 @@ class _Reporter:
         row["ms_per_step"] = 1e3 * (now - self.since) / len(window)
         self.since = now
         self.log.add({"step": step, **row})
-        shown = {name: f"{row[name]:.4g}" for name in ("loss", "psnr", "grad_norm") if name in row}
+        shown = {name: f"{row[name]:.4g}" for name in _SHOWN if name in row}
         self.bar.set_postfix({**shown, "clips/s": f"{row['clips_per_second']:.1f}"}, refresh=False)
 
 

@@ -1,6 +1,7 @@
 """metrics.csv: one row a logging window, continued after a resume without rows of lost steps."""
 
 import csv
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,24 @@ def window_mean(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
     means = {name: np.mean([row[name] for row in good]) for name in rows[0]}
     means["skipped"] = np.sum([row["skipped"] for row in rows])
     return report(means)
+
+
+def last_means(path: pathlib.Path, steps: int) -> tuple[int, dict[str, float]]:
+    """Returns the last step of a metrics.csv, and the mean of each column over the last `steps`.
+
+    Each row counts for the steps that it is the mean of, so that a run that was stopped in the
+    middle of a window and went on has the same means.
+    """
+    rows = _read(path)
+    ends = [int(row["step"]) for row in rows]
+    first = max(ends[-1] - steps, 0)
+    spans = [max(b - max(a, first), 0) for a, b in itertools.pairwise([0, *ends])]
+    means: dict[str, float] = {}
+    for name in rows[-1].keys() - {"step"}:
+        told = [(float(row[name]), n) for row, n in zip(rows, spans, strict=True) if row[name]]
+        if total := sum(n for _, n in told):
+            means[name] = sum(value * n for value, n in told) / total
+    return ends[-1], means
 
 
 class MetricsLog:

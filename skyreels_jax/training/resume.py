@@ -1,7 +1,7 @@
 """What may change between two parts of one run, and what may not."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skyreels_jax.core.config import to_dict
@@ -10,7 +10,9 @@ from skyreels_jax.training.config import DataConfig, TrainConfig
 
 # After a change of these, randomness or the order of the data would break off in mid-run.
 _FIXED = ("kind", "seed", "accumulate", "model")
-_FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions", "data.turns")
+_FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
+_FIXED += ("data.turns", "data.rates", "data.fps", "data.balance")
+_FIXED += ("data.pairs", "data.left_out")
 
 
 def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:
@@ -20,17 +22,27 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     Raises `UserError` for a change after which the run would be neither the old one nor a new one:
     a field of `_FIXED`, a stage before `step`, or the shape of the stage in which `step` lies.
     """
-    # A field that there was not yet had its default.
-    saved = {**saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
-    old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
-    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    fixed = [name for name in differing if name.startswith(_FIXED)]
-    fixed += _past_stages(differing, saved["stages"], step)
-    lines = {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}
+    lines = differences(saved, config)
+    fixed = [name for name in lines if among(name, _FIXED)]
+    fixed += _past_stages(list(lines), saved["stages"], step)
     if fixed:
         listed = ", ".join(lines[name] for name in fixed)
         raise UserError(f"{listed}: not in a run that is at step {step}; give another --out")
     return list(lines.values())
+
+
+def differences(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, str]:
+    """Returns {field: "field: old -> new"} of each field in which `config` is not `saved`."""
+    # A field that there was not yet had its default.
+    saved = {**saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
+    old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
+    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}
+
+
+def among(name: str, fields: Iterable[str]) -> bool:
+    """Returns whether the field `name` is one of `fields` or a part of one."""
+    return any(name == field or name.startswith(f"{field}.") for field in fields)
 
 
 def _past_stages(differing: list[str], stages: list[dict], step: int) -> list[str]:

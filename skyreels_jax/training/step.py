@@ -41,9 +41,9 @@ def make_train_step(
 
     graphdef, rest: the model without its parameters, from `nnx.split(model, nnx.Param, ...)`.
     ema_decay: None leaves state.ema as it is.
-    compute_dtype: parameters are cast to it for the forward and backward pass only.
+    compute_dtype: parameters and `frozen` are cast to it for the forward and backward pass only.
     trained: predicate over parameter paths; no gradient is computed for the others.
-    frozen: handed to the objective.
+    frozen: handed to the objective; any pytree, never donated.
     metrics: "loss", the objective's, "grad_norm" (before clipping), "skipped" (0 or 1); float32
     scalars.
     """
@@ -51,7 +51,7 @@ def make_train_step(
     def loss_sum(params: Params, batch: Batch, key, frozen: Any) -> tuple[jax.Array, LossOutput]:
         params = _stop_untrained(params, trained)
         if compute_dtype is not None:
-            params = jax.tree.map(lambda p: p.astype(compute_dtype), params)
+            params, frozen = (_cast(tree, compute_dtype) for tree in (params, frozen))
         out = objective(nnx.merge(graphdef, params, rest), batch, key, frozen=frozen)
         return out.total.astype(jnp.float32), out
 
@@ -73,6 +73,13 @@ def make_train_step(
         return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return train_step
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """Returns `tree` with its floating-point leaves of `dtype`."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
 
 
 def _apply(

@@ -56,6 +56,16 @@ def test_parameters_alone_averaged_if_there_are_averages(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, got, params(scale))
 
 
+def test_parameters_may_be_adapted(tmp_path):
+    save(tmp_path, State(params(), params(3.0), jnp.int32(1)))
+
+    def doubled(stored):
+        return {"layers": {0: jax.tree.map(lambda leaf: 2 * leaf, stored["layers"]["0"])}}
+
+    got = restore_params(tmp_path, {"layers": {0: params()["layers"][0]}}, adapt=doubled)
+    jax.tree.map(np.testing.assert_array_equal, got, {"layers": {0: params(6.0)["layers"][0]}})
+
+
 def test_missing_and_foreign_checkpoints(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         restore_params(tmp_path / "empty", params())

@@ -5,10 +5,13 @@ import json
 import imageio.v3 as iio
 import pytest
 
+from skyreels_jax.cli import side_by_side
 from skyreels_jax.cli.main import main
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.captions import structured
+from skyreels_jax.data.toy_film.render import render
 from skyreels_jax.data.toy_film.world import sample_scene
+from skyreels_jax.evals import suite
 
 
 @pytest.fixture
@@ -37,9 +40,71 @@ def test_json_results_and_sheet(evaluate, tmp_path):
     assert iio.imread(tmp_path / "out" / "sheet.png").shape[1] == 1200
 
 
+def test_concepts_of_two_settings(evaluate, tmp_path):
+    settings = ("--setting", "one: guidance_scale=1", "--setting", "other: guidance_scale=3")
+    concepts = ("--benchmark", "concepts", "--by", "colour", *settings)
+    code, out, err = evaluate(*concepts, "--num", "4", "--batch", "4", "--rows", "3")
+    assert (code, err) == (0, ""), err
+    found = json.loads((tmp_path / "out" / "concepts.json").read_text())
+    assert list(found["settings"]) == ["one", "other"] and list(found["against"]) == ["other"]
+    assert found["settings"]["one"]["concepts"]["all"]["films"] == 4
+    assert len(found["films"]["other"]) == 4 and found["by"] == "colour"
+    assert out.splitlines()[0].split() == ["colour", "films", "one", "other"]
+    assert "other against one, points" in out and "worst, " in out
+    assert iio.imread(tmp_path / "out" / "concepts_sheet.png").shape[1] == 1200
+
+
+def test_motion_of_two_settings(evaluate, tmp_path):
+    settings = ("--setting", "one: guidance_scale=1", "--setting", "other: guidance_scale=3")
+    motion = ("--benchmark", "motion", "--num", "2", "--seeds", "2", *settings)
+    code, out, err = evaluate(*motion, "--batch", "4", "--rows", "3")
+    assert (code, err) == (0, ""), err
+    found = json.loads((tmp_path / "out" / "motion.json").read_text())
+    assert (found["num"], found["seeds"]) == (2, 2) and list(found["against"]) == ["other"]
+    assert found["settings"]["one"]["films"] == 4 and len(found["films"]["other"]) == 4
+    told = [(film["prompt"], film["seed"]) for film in found["films"]["one"]]
+    assert told == [(film["prompt"], film["seed"]) for film in found["films"]["other"]]
+    assert [seed for _, seed in told] == [0, 1, 2, 3] and told[0][0] == told[2][0]
+    assert out.splitlines()[0].split() == ["one", "other"]
+    assert "other against one (95 % interval)" in out and "targets: errors of motion" in out
+    assert iio.imread(tmp_path / "out" / "motion.png").shape[1] == 1660
+    assert iio.imread(tmp_path / "out" / "motion_sheet.png").shape[1] == 1200
+
+
+def test_an_interruption_leaves_the_settings_that_are_done(evaluate, tmp_path, monkeypatch):
+    def report(args, one, scenes, rounds, progress):
+        if one.name == "other":
+            raise KeyboardInterrupt
+        films = (render(scene, 5) for _ in range(rounds) for scene in scenes)
+        return suite.evaluate(lambda *_: films, scenes, rounds=rounds, keep=args.rows)
+
+    monkeypatch.setattr(side_by_side, "_report", report)
+    settings = ("--setting", "one: guidance_scale=1", "--setting", "other: guidance_scale=3")
+    code, out, _ = evaluate("--benchmark", "motion", "--num", "2", "--seeds", "2", *settings)
+    assert code == 130 and out == ""
+    found = json.loads((tmp_path / "out" / "motion.json").read_text())
+    assert list(found["settings"]) == ["one"] and found["settings"]["one"]["motion"]["value"] < 0.2
+    assert iio.imread(tmp_path / "out" / "motion.png").shape[1] == 1660
+
+
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
+        (("--by", "shape"), "--by is for --benchmark concepts"),
+        (("--benchmark", "concepts", "--by", "shap"), "did you mean 'shape'"),
+        (("--benchmark", "concepts", "--windows", "3"), "--windows is for --benchmark drift"),
+        (("--benchmark", "concepts", "--rows", "0"), "--rows must be 1 or more"),
+        (("--seeds", "2"), "--seeds is for --benchmark motion"),
+        (("--benchmark", "motion", "--seeds", "0"), "--seeds must be 1 or more, got 0"),
+        (("--benchmark", "motion", "--by", "shape"), "--by is for --benchmark concepts"),
+        (
+            ("--benchmark", "concepts", "--setting", "a: model=/nowhere"),
+            "setting 'a': ",
+        ),
+        (
+            ("--benchmark", "concepts", "--setting", "a: carry=latents"),
+            "setting 'a': ",
+        ),
         (("--prompts", "nowhere.jsonl"), "held_out_combinations"),
         (("--num", "0"), "number of films must be 1 or more"),
         (("--rows", "0"), "--rows must be 1 or more"),

@@ -82,12 +82,47 @@ def get_config():
     return config
 """
 
+UNBALANCED = """
+import ml_collections
+from skyreels_jax.cli.train import read_config
+
+def get_config():
+    config = ml_collections.ConfigDict(read_config("%(root)s/video.py"))
+    config.out = "%(root)s/unbalanced"
+    config.model.transformer.inject_sample_info = True
+    config.data.update({"rates": (12, 16), "latents": "%(root)s/rates"})
+    shares = {"ring": 0.0, "square": 0.25, "triangle": 0.75}
+    config.data.balance = {"attribute": "shape", "shares": shares}
+    config.stages = ({"steps": 1, "batch": 4},)
+    return config
+"""
+SFT = """
+import ml_collections
+from skyreels_jax.cli.train import read_config
+
+def get_config():
+    config = ml_collections.ConfigDict(read_config("%(root)s/unbalanced.py"))
+    config.start, config.out = config.out, "%(root)s/sft"
+    config.model.transformer.inject_sample_info = False
+    config.data.fps = 12
+    config.data.balance = {"attribute": "shape"}
+    config.stages = ({"steps": 3, "batch": 4},)  # as in VIDEO: the same program
+    return config
+"""
+CONFIGS = {
+    "vae": VAE,
+    "video": VIDEO,
+    "forcing": FORCING,
+    "unbalanced": UNBALANCED,
+    "sft": SFT,
+}
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of the two configs, after both runs."""
     root = tmp_path_factory.mktemp("runs")
-    for name, text in (("vae", VAE), ("video", VIDEO), ("forcing", FORCING)):
+    for name, text in CONFIGS.items():
         (root / f"{name}.py").write_text(text % {"root": root})
     for name in ("vae", "video"):
         assert main(["train", "--config", str(root / f"{name}.py")]) == 0
@@ -189,6 +224,36 @@ def test_diffusion_forcing_goes_on_from_a_finished_run(runs, capfd):
     assert json.loads((folder / "skyreels_jax.json").read_text())["num_frames"] == 5
 
 
+def test_balanced_fine_tuning_without_the_fps_embedding(runs, capfd):
+    assert main(["train", "--config", str(runs / "unbalanced.py")]) == 0
+    out = capfd.readouterr().out
+    (drawn,) = (line for line in out.splitlines() if line.startswith("shape: "))
+    assert "25.0% of draws" in drawn and "75.0% of draws" in drawn and "ring" not in drawn
+    config = runs / "unbalanced" / "export" / "transformer" / "config.json"
+    assert json.loads(config.read_text())["inject_sample_info"] is True
+
+    sft = ["train", "--config", str(runs / "sft.py")]
+    for change, message in (
+        ("data.fps=0", "has an fps embedding. To drop it, give data.fps"),
+        ("data.fps=24", "no clip has 24 frames a second; there are 8 of 12, 8 of 16"),
+        ("data.balance.attribute=shap", "'shap' does not exist; did you mean 'shape'?"),
+        ("data.balance.shares={'ring': 0.5, 'square': 0.5}", "missing: triangle"),
+        ("data.balance.atribute=shape", "no field 'atribute'; did you mean 'attribute'?"),
+    ):
+        assert main([*sft, "--set", change]) == 2
+        assert message in capfd.readouterr().err
+    assert not (runs / "sft").exists()
+
+    assert main(sft) == 0
+    out = capfd.readouterr().out
+    assert "the embedding of 12 fps becomes part of time_proj's bias and is dropped" in out
+    assert "8 of 16 clips have 12 frames a second" in out and "33.3% of draws, weight" in out
+    assert all(np.isfinite(float(row["loss"])) for row in rows(runs / "sft" / "metrics.csv"))
+    config = json.loads((runs / "sft" / "export" / "transformer" / "config.json").read_text())
+    assert config["inject_sample_info"] is False
+    assert json.loads((runs / "sft" / "export" / "skyreels_jax.json").read_text())["fps"] == 12
+
+
 def test_stale_latents_are_refused(runs, capfd):
     args = ["train", "--config", str(runs / "video.py"), "--set", "data.num_frames=9"]
     assert main([*args, "--set", f"out={runs}/other"]) == 2
@@ -247,11 +312,11 @@ def test_unknown_keys_of_a_config_file_are_refused(runs, tmp_path, capfd):
 
 
 def test_the_shipped_configs_resolve():
-    from skyreels_jax.cli.recipes.base import recipe_for
+    from skyreels_jax.cli.recipes.base import config_class, recipe_for
     from skyreels_jax.cli.train import read_config
     from skyreels_jax.core.config import from_dict
-    from skyreels_jax.training.config import TrainConfig
 
     for path in sorted((pathlib.Path(__file__).parents[2] / "configs" / "toy").glob("*.py")):
-        config = from_dict(TrainConfig, read_config(str(path)))
+        values = read_config(str(path))
+        config = from_dict(config_class(values["kind"]), values)
         assert recipe_for(config.kind).resolve(config).total_steps > 0

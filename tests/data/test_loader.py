@@ -112,6 +112,63 @@ def test_windows_from_the_middle_of_clips():
     np.testing.assert_allclose(shares, [0.4, 0.3, 0.3], atol=0.07)
 
 
+GROUPS = [(0.6, np.arange(7)), (0.3, np.arange(7, 9)), (0.1, np.arange(9, 12))]
+
+
+def numbers(data, batches: int) -> list[int]:
+    """Returns which clips the next batches hold."""
+    return [int(n) for _ in range(batches) for n in next(data)["latents"][:, 0, 0, 0, 0]]
+
+
+def test_groups_have_their_shares_at_every_moment():
+    drawn = numbers(iter(pipeline(Stored(), CutLatents(NULL), batch=12, seed=3, groups=GROUPS)), 20)
+    for share, indices in GROUPS:
+        counts = np.cumsum(np.isin(drawn, indices))
+        expected = share * np.arange(1, len(drawn) + 1)
+        assert np.abs(counts - expected).max() < 2
+        # Its clips come in rounds: all of them once, then all again in another order.
+        own = [n for n in drawn if n in indices]
+        rounds = [own[i : i + len(indices)] for i in range(0, len(own), len(indices))]
+        assert all(sorted(r) == indices.tolist() for r in rounds[:-1])
+        assert len({tuple(r) for r in rounds}) > 1
+
+
+def test_groups_are_a_function_of_the_seed_and_resume_exactly():
+    def opened(seed):
+        data = pipeline(
+            Stored(), CutLatents(NULL, length=3, middle=0.5), batch=5, seed=seed, groups=GROUPS
+        )
+        return iter(data)
+
+    whole = [next(data) for data in [opened(1)] for _ in range(12)]
+    for stop in (0, 7):
+        first = opened(1)
+        numbers(first, stop)
+        second = opened(1)
+        second.set_state(first.get_state())
+        for want in whole[stop:]:
+            got = next(second)
+            np.testing.assert_array_equal(got["latents"], want["latents"])
+            np.testing.assert_array_equal(got["cond"]["input_ids"], want["cond"]["input_ids"])
+    assert numbers(opened(1), 4) == numbers(opened(1), 4) != numbers(opened(2), 4)
+
+
+def test_a_single_group_leaves_the_rest_out():
+    groups = [(1.0, np.array([2, 3, 5]))]
+    drawn = numbers(iter(pipeline(Stored(), CutLatents(NULL), batch=3, seed=0, groups=groups)), 4)
+    assert sorted(drawn) == [2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 5, 5]
+
+
+def test_frame_rates_are_said_with_every_caption():
+    rated = Labelled(source=Stored(), labels={"fps": np.arange(12) + 100})
+    batch = next(iter(pipeline(rated, CutLatents(NULL), batch=12, seed=0)))
+    shown = batch["latents"][:, 0, 0, 0, 0] + 100
+    for cond in (batch["cond"], batch["null_cond"]):
+        np.testing.assert_array_equal(cond["fps"], shown)
+        assert cond["fps"].dtype == np.int32
+    assert "fps" not in next(iter(pipeline(Stored(), CutLatents(NULL), batch=2, seed=0)))["cond"]
+
+
 def test_windows_around_a_turn():
     """All before it is given; behind it is a block at least."""
     turns = np.arange(12) % 4  # 0: none

@@ -89,7 +89,7 @@ def test_a_run_of_something_else(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         state = {"params": {"a": np.zeros(1, np.float32)}, "ema": None}
         checkpoints.save(1, state, data={}, config={"kind": "vae"})
-    with pytest.raises(UserError, match="trained a vae; give a text_to_video run"):
+    with pytest.raises(UserError, match="trained a vae; give a text_to_video or flow_dpo run"):
         load.find(str(tmp_path))
 
 

@@ -10,6 +10,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.pipelines.generate import initial_noise, to_uint8
 from skyreels_jax.pipelines.model import _batches
 from skyreels_jax.pipelines.recipe import Recipe
+from skyreels_jax.pipelines.stream import decode_window
 
 PROMPT = "A large red circle moves left."
 
@@ -48,6 +49,15 @@ def test_a_film_is_the_same_alone_and_in_any_batch(micro):
         for film, one in zip(films, alone, strict=True):
             assert difference(film, one) <= 1  # rounding
             assert film.meta == one.meta
+
+
+def test_latents_are_kept_that_are_decoded_to_the_films(micro):
+    request = micro.source.request(prompt=[PROMPT] * 3, seed=[1, 2, 3], batch_size=2)
+    kept = []
+    films = list(micro.films(request, keep=kept.append))
+    assert [latents.shape for latents in kept] == [(2, 3, 4, 6, 4)] * 2
+    for film, latents in zip(films, np.concatenate(kept), strict=False):
+        np.testing.assert_array_equal(decode_window(micro._vae, latents[None])[0], film.frames)
 
 
 def test_latents_take_the_place_of_the_seed(micro):

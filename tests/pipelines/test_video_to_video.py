@@ -24,6 +24,7 @@ def test_from_the_round_trip_to_the_film_of_the_text(micro, clip):
     trip, _, _ = decode_window(micro._vae, latents)
     text = micro.generate(PROMPT, seed=1).frames
     made = {s: remake(micro, "v2v", clip, PROMPT, s, 1) for s in (0.001, 0.3, 1.0)}
+    np.testing.assert_array_equal(micro.reconstruct(clip), trip)
     assert all(film.shape == clip.shape and film.dtype == np.uint8 for film in made.values())
     assert gap(made[0.001], trip) < 1 < gap(made[0.3], trip) < gap(text, trip)
     assert np.abs(made[1.0].astype(int) - text).max() <= 1
@@ -68,6 +69,8 @@ def test_bad_input(micro, clip, kind, strength, options, complaint):
 
 
 def test_clips_that_fit_no_window(micro, forcing, clip):
+    with pytest.raises(UserError, match=r"a clip of 8 frames of .* legal: 4k \+ 1 frames"):
+        micro.reconstruct(clip[:8])
     with pytest.raises(UserError, match="num_frames 8 is not 4k"):
         remake(micro, "v2v", clip[:8], PROMPT, 0.5, 0)
     with pytest.raises(UserError, match="more than one window; legal: base_num_frames 9 or more"):

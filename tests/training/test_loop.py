@@ -15,12 +15,14 @@ from flax import nnx
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.selection import Balance
 from skyreels_jax.objectives.base import LossOutput
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from skyreels_jax.training.loop import fit
-from skyreels_jax.training.metrics import MetricsLog
+from skyreels_jax.training.metrics import MetricsLog, last_means
 from skyreels_jax.training.optimizer import make_optimizer
+from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
 
@@ -59,15 +61,14 @@ def config(steps, **options):
         out="unused",
         model=None,
         objective=None,
-        data=DataConfig(),
         stages=stages,
         optimizer=optimizer,
         ema_decay=0.9,
-        **{"log_every": 3, "save_every": 100, **options},
+        **{"data": DataConfig(), "log_every": 3, "save_every": 100, **options},
     )
 
 
-def run(folder, settings, *, seen=None, stop_after=None):
+def run(folder, settings, *, seen=None, stop_after=None, until=None):
     """Trains the toy; `seen` collects the sample numbers of every batch."""
     net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
@@ -94,7 +95,7 @@ def run(folder, settings, *, seen=None, stop_after=None):
         return Watched(iter(data), look)
 
     state = init_state(params, tx, ema=True)
-    return fit(step, state, config=settings, loader=loader, folder=folder)
+    return fit(step, state, config=settings, loader=loader, folder=folder, until=until)
 
 
 class Watched:
@@ -129,6 +130,19 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, cut):
     assert seen == whole_seen and len(seen) == 12
 
 
+@pytest.mark.parametrize("cut", [None, 2, 6])
+def test_a_run_ends_when_its_metric_is_flat(tmp_path, cut):
+    # Nothing rises by 1000, so the first window behind the best one ends it: after two of three.
+    flat = Plateau(metric="order", window=3, patience=1, gain=1000.0, floor=0.0)
+    if cut is not None:
+        assert not run(tmp_path, config(12), stop_after=cut, until=flat).finished or cut == 6
+    for _ in range(2):  # and stays ended
+        result = run(tmp_path, config(12), until=flat)
+        assert result.finished and int(result.state.step) == 6
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert len(checkpoints.restore(6, result.state)[1]["watched"]) == 6
+
+
 def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
     run(tmp_path, config(12), stop_after=5)
     result = run(tmp_path, config(12))
@@ -157,6 +171,8 @@ def test_a_finished_run_does_nothing(tmp_path):
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"data": DataConfig(clips=3)}, "data.clips: 4096 -> 3"),
+        ({"data": DataConfig(fps=12)}, "data.fps: 0 -> 12"),
+        ({"data": DataConfig(balance=Balance(attribute="shape"))}, "attribute:  -> shape"),
         ({"data": DataConfig(turns=0.5)}, "data.turns: 0.0 -> 0.5"),
         ({"stages": (StageConfig(steps=7, batch=8),)}, "stages.0.batch: 4 -> 8"),
     ],
@@ -169,11 +185,11 @@ def test_a_run_cannot_become_another(tmp_path, change, field):
 
 def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
     saved = to_dict(config(12))
-    del saved["data"]["turns"]
+    for name in ("rates", "fps", "balance"):
+        del saved["data"][name]
     assert resume.changes(saved, config(12), 5) == []
-    turning = dataclasses.replace(config(12), data=DataConfig(turns=0.5))
-    with pytest.raises(UserError, match="data.turns: 0.0 -> 0.5"):
-        resume.changes(saved, turning, 5)
+    with pytest.raises(UserError, match="data.fps: 0 -> 16"):
+        resume.changes(saved, config(12, data=DataConfig(fps=16)), 5)
 
 
 def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):
@@ -221,3 +237,17 @@ def test_rows_of_lost_steps_are_dropped_and_new_columns_join(tmp_path):
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["extra"] for row in rows] == ["", "", "7", ""]
     assert rows[2]["loss"] == "0.25"
+
+
+def test_last_means_weigh_rows_by_their_steps(tmp_path):
+    whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
+    for path, rows in (
+        (whole, ((2, 1.0), (4, 2.0), (6, 4.0))),
+        (cut, ((2, 1.0), (3, 1.5), (4, 2.5), (6, 4.0))),
+    ):
+        log = MetricsLog(path, step=0)
+        for step, value in rows:
+            log.add({"step": step, "drift": value})
+    assert last_means(whole, 4) == last_means(cut, 4) == (6, {"drift": 3.0})
+    assert last_means(whole, 3) == (6, {"drift": (2.0 + 2 * 4.0) / 3})
+    assert last_means(whole, 100) == (6, {"drift": 7 / 3})

@@ -145,16 +145,19 @@ def test_the_step_is_compiled_once(committed):
 def test_compute_dtype_is_that_of_the_forward_pass_only():
     seen = []
 
-    def look(model, batch, key, *, frozen=None):
+    def look(model, batch, key, *, frozen):
         seen.append(model.layers[0].kernel.dtype)
+        seen.append(frozen["weights"].dtype)
+        assert frozen["count"].dtype == jnp.int32
         return weighted(model, batch, key)
 
     graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     tx = optax.sgd(0.1)
     step = make_train_step(look, tx, graphdef, rest, seed=0, compute_dtype=jnp.bfloat16)
-    state, metrics = jax.jit(step)(init_state(params, tx, ema=False), batch())
-    assert seen == [jnp.bfloat16]
+    frozen = {"weights": jnp.ones(2), "count": jnp.int32(1)}
+    state, metrics = jax.jit(step)(init_state(params, tx, ema=False), batch(), frozen)
+    assert seen == [jnp.bfloat16, jnp.bfloat16]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert metrics["loss"].dtype == jnp.float32
 
@@ -167,13 +170,14 @@ def test_frozen_argument_reaches_the_objective():
     teacher = Net(nnx.Rngs(1))
     graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     tx = optax.sgd(0.05)
-    step = jax.jit(make_train_step(distance, tx, graphdef, rest, seed=0))
+    step = jax.jit(make_train_step(distance, tx, graphdef, rest, seed=0), donate_argnums=0)
     state = init_state(nnx.to_pure_dict(params), tx, ema=False)
     losses = []
     for _ in range(3):
         state, metrics = step(state, batch(), teacher)
         losses.append(float(metrics["loss"]))
     assert losses[2] < losses[0]
+    jax.tree.map(lambda leaf: leaf.block_until_ready(), teacher)  # it was not donated
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

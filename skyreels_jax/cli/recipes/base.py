@@ -1,7 +1,7 @@
 """The protocol of a recipe, and the recipe of a kind."""
 
 import pathlib
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
@@ -30,16 +30,33 @@ class Recipe(Protocol):
         ...
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes `params` in diffusers form into the empty `folder`."""
+        """Writes `params` as others read them (diffusers form) into the empty `folder`."""
         ...
+
+
+def config_class(kind: Any) -> type[TrainConfig]:
+    """Returns the dataclass of a config file of this `kind`, known or not."""
+    if kind == "flow_dpo":
+        from skyreels_jax.training.preferences import FlowDPOConfig
+
+        return FlowDPOConfig
+    return TrainConfig
 
 
 def recipe_for(kind: str) -> Recipe:
     """Returns the recipe of a config's `kind`."""
+    if kind == "flow_dpo":
+        from skyreels_jax.cli.recipes.flow_dpo import FlowDPORecipe
+
+        return FlowDPORecipe()
     if kind == "vae":
         from skyreels_jax.cli.recipes.vae import VAERecipe
 
         return VAERecipe()
+    if kind == "reward":
+        from skyreels_jax.cli.recipes.reward import RewardRecipe
+
+        return RewardRecipe()
     from skyreels_jax.cli.recipes.text_to_video import TextToVideoRecipe
 
     return TextToVideoRecipe()

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -11,23 +12,35 @@ from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
+from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
+from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
 
 
-def train(recipe: Recipe, config: TrainConfig) -> bool:
-    """Runs or continues the training that `config` describes; returns whether it is finished."""
+def train(
+    recipe: Recipe,
+    config: TrainConfig,
+    *,
+    reference: bool = False,
+    until: Plateau | None = None,
+) -> bool:
+    """Runs or continues the training that `config` describes; returns whether it is finished.
+
+    reference: whether the objective is given the weights that the run started with, as `frozen`.
+    until: what ends it before its last step.
+    """
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     model = recipe.make(config, nnx.Rngs(config.seed))
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
     params = nnx.to_pure_dict(state)
     if config.start:
-        params = started(config.start, params)
+        params = started(config.start, params, fps=config.data.fps)
     print(f"{config.kind}: {count_parameters(params):,} parameters, {config.total_steps} steps")
     loader = recipe.loader(config)
     tx = make_optimizer(config.optimizer, params, config.total_steps)
@@ -45,30 +58,58 @@ def train(recipe: Recipe, config: TrainConfig) -> bool:
         trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
     )
     start = init_state(params, tx, ema=bool(config.ema_decay))
-    return fit(step, start, config=config, loader=loader, folder=folder).finished
+    frozen = jax.device_put(params) if reference else None
+    return fit(
+        step, start, config=config, loader=loader, folder=folder, frozen=frozen, until=until
+    ).finished
 
 
-def started(folder: str, like: Params) -> Params:
-    """Returns the weights of the run in `folder`; raises `UserError` if it holds no such model."""
+def started(folder: str, like: Params, *, fps: int = 0) -> Params:
+    """Returns the weights of the run in `folder`, as a tree like `like`.
+
+    A model without the embedding of frame rates may start from one with it, when all clips have
+    `fps` frames a second: see `fold_fps`. Raises `UserError` if the run holds no such model.
+    """
     checkpoints = pathlib.Path(folder) / "checkpoints"
     if not checkpoints.is_dir():
         raise UserError(f"start: {folder} holds no checkpoints; train that run first")
-    return restore_params(checkpoints, like)
+
+    def adapt(stored: Params) -> Params:
+        ours = like.get("transformer")
+        if ours is None or tells_fps(ours) or not tells_fps(stored.get("transformer", {})):
+            return stored
+        if not fps:
+            raise UserError(
+                f"start: the model of {folder} has an fps embedding. To drop it, give data.fps, "
+                "the one rate of this run's clips; to keep it, "
+                "model.transformer.inject_sample_info=True"
+            )
+        print(f"start: the embedding of {fps} fps becomes part of time_proj's bias and is dropped")
+        return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
+
+    return restore_params(checkpoints, like, adapt=adapt)
 
 
-def export(recipe: Recipe, config: TrainConfig, *, dtype: str) -> pathlib.Path:
+def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:
+    """Returns the shapes and types of the parameters that a run trains."""
+    model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
+    return nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
+
+
+def export(
+    recipe: Recipe, config: TrainConfig, *, dtype: str, to: pathlib.Path | None = None
+) -> pathlib.Path:
     """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
-    They are the averaged ones if the run kept them. The folder is written aside and moved into
-    place. Raises `UserError` when there is no checkpoint.
+    They are the averaged ones if the run kept them. The folder, `to`/export or that of the run, is
+    written aside and moved into place. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
         raise UserError(f"{out} holds no checkpoints to export; train first")
-    model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
-    abstract = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
-    params = restore_params(out / "checkpoints", abstract)
-    partial, final = out / "export.partial", out / "export"
+    params = restore_params(out / "checkpoints", abstract_params(recipe, config))
+    to = to or out
+    partial, final = to / "export.partial", to / "export"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     recipe.export(config, params, partial, dtype)

@@ -73,13 +73,16 @@ class TextToVideoRecipe:
 
     def loader(self, config: TrainConfig) -> Loader:
         check_windows(config)
+        groups = [(group.share, group.indices) for group in clips.groups(config.data)]
         store = prepare_latents(config.data)
         shape = store[0]["latents"].shape
         factor = (config.data.num_frames - 1) // max(shape[0] - 1, 1)  # frames of a latent
         source, block = store, getattr(config.objective, "causal_block_size", 1)
         if config.data.turns:
             turns = -(-clips.turns(config.data) // factor)
-            source = Labelled(source=store, labels={"turn": turns})
+            source = Labelled(source=source, labels={"turn": turns})
+        if config.model.transformer.inject_sample_info:
+            source = Labelled(source=source, labels={"fps": clips.rates(config.data)})
         if shape[-1] != config.model.transformer.in_channels:
             raise UserError(
                 f"the VAE's latents have {shape[-1]} channels, "
@@ -90,7 +93,8 @@ class TextToVideoRecipe:
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
             middle = config.data.middle
             cut = CutLatents(store.null_cond, length=length, middle=middle, block=block)
-            return pipeline(source, cut, batch=stage.batch, seed=config.seed + index)
+            options = {"batch": stage.batch, "seed": config.seed + index, "groups": groups}
+            return pipeline(source, cut, **options)
 
         return open_stage
 
@@ -152,6 +156,8 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
     contents = {name: value for name, value in to_dict(data).items() if name in _CONTENTS}
     if data.turns:  # stores were made before there were any
         contents["turns"] = data.turns
+    if data.rates != DataConfig.rates:  # and before there were others
+        contents["rates"] = list(data.rates)
     settings = {
         "data": contents,
         "vae": to_dict(model.config),

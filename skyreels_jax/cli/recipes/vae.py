@@ -42,10 +42,12 @@ class VAERecipe:
 
     def loader(self, config: TrainConfig) -> Loader:
         source = clips.source(config.data)
+        groups = [(group.share, group.indices) for group in clips.groups(config.data)]
 
         def open_stage(stage, index):
             crop = RandomCrop(frames=stage.frames, size=stage.size)
-            return pipeline(source, crop, batch=stage.batch, seed=config.seed + index)
+            options = {"batch": stage.batch, "seed": config.seed + index, "groups": groups}
+            return pipeline(source, crop, **options)
 
         return open_stage
 

@@ -98,7 +98,8 @@ def preferences(
 def read_preferences(
     folder: str | os.PathLike[str], *, split: str = "train", pixels: bool = True
 ) -> Source:
-    """Returns random access to the records of a prepared set; `folder` is its `data_dir`.
+    """Returns random access to the records of a prepared set; `folder` is its `data_dir`, or the
+    one given to `preferences` where that holds no other set.
 
     `pixels=False` leaves the clips as the bytes on disk, for whoever reads the rest only.
     Raises `UserError` for another folder or split.
@@ -129,6 +130,11 @@ def to_preference(record: Mapping[str, Any]) -> Preference:
 
 def _prepared(folder: str | os.PathLike[str]) -> tfds.core.DatasetBuilder:
     folder = pathlib.Path(folder)
+    found = [path.parent for path in folder.glob("preferences/*/*/dataset_info.json")]
+    if len(found) > 1:
+        listed = ", ".join(sorted(map(str, found)))
+        raise UserError(f"{str(folder)!r} holds several sets of pairs; name one: {listed}")
+    folder = found[0] if found else folder
     if not (folder / "dataset_info.json").is_file():
         raise UserError(f"{str(folder)!r} holds no preferences; `data pairs` makes them")
     builder = tfds.builder_from_directory(folder)

@@ -21,7 +21,18 @@ from skyreels_jax.data.preferences.records import AXES, Clip, Limits, Preference
 # mild to strong); from its first frame (i2v); from its text alone (t2v, the strongest).
 MODEL_KINDS = ("v2v", "i2v", "t2v")
 Score = Callable[[Clip, str], Mapping[str, float]]  # clip and prompt -> a number for each of AXES
-Make = Callable[[str, Clip, str, float, int], Clip]  # kind, clip, prompt, strength, seed
+
+
+class Maker(NamedTuple):
+    """A model, which makes the twins of `MODEL_KINDS`.
+
+    remake: kind, clip, prompt, strength, seed -> the clip made again.
+    reconstruct: a clip as the model's decoder shows it; the twins are to be told from it by how
+    they move, and not by how sharp they are.
+    """
+
+    remake: Callable[[str, Clip, str, float, int], Clip]
+    reconstruct: Callable[[Clip], Clip]
 
 
 class Original(NamedTuple):
@@ -70,22 +81,23 @@ def twins(
     config: TwinsConfig,
     *,
     score: Score,
-    make: Make | None = None,
+    maker: Maker | None = None,
     dropped: collections.Counter | None = None,
 ) -> Iterator[Preference]:
     """Returns a pair for every twin of every clip that is comparable with it, see `comparable`.
 
-    score: measures a clip on `AXES`. make: makes the twins of `MODEL_KINDS`.
+    score: measures a clip on `AXES`. maker: makes the twins of `MODEL_KINDS`; the clip that is
+    chosen before one of those is what the maker's decoder makes of it.
     dropped: counts what is left out, twins that came out like their original ("same") included.
-    Raises `UserError` for a kind that needs a `make`, and when no pair is left.
+    Raises `UserError` for a kind that needs a `maker`, and when no pair is left.
     """
     needs_model = [kind for kind in config.kinds if kind in MODEL_KINDS]
-    if needs_model and make is None:
+    if needs_model and maker is None:
         raise UserError(
             f"{needs_model[0]} is made by a model; legal without one: {', '.join(DISTORTIONS)}"
         )
     dropped = collections.Counter() if dropped is None else dropped
-    made = _every_twin(clips, config, score, make, dropped)
+    made = _every_twin(clips, config, score, maker, dropped)
     return comparable(made, config.limits, dropped=dropped)
 
 
@@ -93,25 +105,25 @@ def _every_twin(
     clips: Iterable[Original],
     config: TwinsConfig,
     score: Score,
-    make: Make | None,
+    maker: Maker | None,
     dropped: collections.Counter,
 ) -> Iterator[Preference]:
     variants, seeds = itertools.cycle(config.variants), itertools.count(config.seed)
     for clip in clips:
-        original = score(clip.video, clip.prompt)
         for kind, strength in itertools.islice(variants, config.per_clip):
-            seed = next(seeds)
-            if kind in MODEL_KINDS:
-                rejected = make(kind, clip.video, clip.prompt, strength, seed)
+            seed, chosen = next(seeds), clip.video
+            if maker is not None and kind in MODEL_KINDS:
+                chosen = maker.reconstruct(clip.video)
+                rejected = maker.remake(kind, clip.video, clip.prompt, strength, seed)
             else:
                 rejected = distort(kind, clip.video, strength=strength, seed=seed)
-            if np.array_equal(rejected, clip.video):  # a still subject has nothing to reverse
+            if np.array_equal(rejected, chosen):  # a still subject has nothing to reverse
                 dropped["same"] += 1
                 continue
-            measured = score(rejected, clip.prompt)
+            original, measured = score(chosen, clip.prompt), score(rejected, clip.prompt)
             yield Preference(
                 id=f"{clip.id}/{kind}-{strength:g}-{seed}",
-                chosen=clip.video,
+                chosen=chosen,
                 rejected=rejected,
                 label="better",
                 source=kind,

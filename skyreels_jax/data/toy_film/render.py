@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8
 
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.panorama import SUBJECT_LIGHT, SUPERSAMPLE, panorama
-from skyreels_jax.data.toy_film.world import SIZE, Paths, Scene
+from skyreels_jax.data.toy_film.world import FPS, SIZE, Paths, Scene
 
 EDGE = 1.2  # pixels over which the subject's edge rises
 COLOUR = {
@@ -87,10 +87,16 @@ def _lerp(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def render(
-    scene: Scene, num_frames: int, *, size: int = SIZE, start: int = 0
+    scene: Scene, num_frames: int, *, size: int = SIZE, start: int = 0, fps: int = FPS
 ) -> UInt8[np.ndarray, "T size size 3"]:
-    """Renders frames start, ..., start + num_frames - 1 of `scene` at `size` x `size` pixels."""
-    return draw(scene, world.paths(scene, np.arange(start, start + num_frames)), size=size)
+    """Renders frames start, ..., start + num_frames - 1 of `scene` at `size` x `size` pixels.
+
+    fps: frames a second; the world goes on at its own pace, so that more of them show it slower.
+    """
+    frames = np.arange(start, start + num_frames)
+    if fps != FPS:
+        frames = frames * (FPS / fps)
+    return draw(scene, world.paths(scene, frames), size=size)
 
 
 def draw(scene: Scene, paths: Paths, *, size: int = SIZE) -> UInt8[np.ndarray, "T size size 3"]:

@@ -33,6 +33,7 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
     num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of
     each caption. seed: of the first clip; seed ranges that do not overlap share no film.
     turns: share of the films of training scenes that turn into another (`turns.py`).
+    rates: frames a second; where there are several, clips have them in turn, by their seed.
     """
 
     num_clips: int = 4096
@@ -40,6 +41,7 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
     num_sentences: int = 4
     seed: int = 0
     turns: float = 0.0
+    rates: tuple[int, ...] = (world.FPS,)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -68,6 +70,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         }
         if self.builder_config.turns:  # the first frame of the new scene, or 0; captions tell it
             features["turn"] = np.int64
+        if len(self.builder_config.rates) > 1:
+            features["fps"] = np.int64
         features |= {name: tfds.features.Text() for name in world.ATTRIBUTES}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
@@ -93,10 +97,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         for seed in range(first, first + count):
             scene, turn = world.sample_scene(seed, split), None
+            fps = config.rates[seed % len(config.rates)]
             if split == "train":
                 turn = sample_turn(seed, config.num_frames, share=config.turns)
             if turn is None:
-                video = render(scene, config.num_frames)
+                video = render(scene, config.num_frames, fps=fps)
             else:
                 scene, video = turn.after, render_turn(turn, config.num_frames)
             yield (
@@ -107,6 +112,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     "structured": json.dumps(structured(scene)),
                     "seed": seed,
                     **({"turn": turn.frame if turn else 0} if config.turns else {}),
+                    **({"fps": fps} if len(config.rates) > 1 else {}),
                     **world.attributes(scene),
                 },
             )
@@ -120,11 +126,12 @@ def toy_film(
     num_sentences: int = 4,
     seed: int = 0,
     turns: float = 0.0,
+    rates: tuple[int, ...] = (world.FPS,),
 ) -> Builder:
     """Returns the builder of one configuration; `download_and_prepare()` renders what is missing.
 
-    Raises `UserError` for counts that are not positive, frames that are not 4k + 1, and shares that
-    are none.
+    Raises `UserError` for counts and rates that are not positive, frames that are not 4k + 1,
+    shares that are none, and films that turn at other rates than the world's own.
     """
     if min(num_clips, num_frames, num_sentences) < 1 or num_frames % 4 != 1 or seed < 0:
         raise UserError(
@@ -132,13 +139,21 @@ def toy_film(
         )
     if not 0 <= turns <= 1 or (turns and num_frames < 5):
         raise UserError("turns is a share of films, 0 to 1, and these have 5 frames or more")
+    own = rates == (world.FPS,)
+    if not rates or min(rates) < 1 or (turns and not own):
+        raise UserError(
+            f"rates are frames a second, 1 or more; films with turns have {world.FPS}, got {rates}"
+        )
+    fps = "" if own else f"-{'_'.join(map(str, rates))}fps"
+    turning = f"-turns{turns:g}" if turns else ""
     config = ToyFilmConfig(
-        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}" + f"-turns{turns:g}" * (turns > 0),
+        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}{turning}{fps}",
         description=f"{num_clips} clips of {num_frames} frames",
         num_clips=num_clips,
         num_frames=num_frames,
         num_sentences=num_sentences,
         seed=seed,
         turns=turns,
+        rates=rates,
     )
     return Builder(data_dir=os.fspath(data_dir), config=config, file_format="array_record")

@@ -1,8 +1,9 @@
 """The laws of the ToyFilm world: scenes, how subject and camera move, which are held out.
 
 Coordinates are pixels of the 64 x 64 frame, x to the right and y down, pixel centres at
-half-integers; time counts frames (12 a second). Every law is a function of time alone and repeats
-for ever, so films of any length are legal and their statistics do not depend on when one looks.
+half-integers; time counts frames (12 a second), and other frame rates see the times in between.
+Every law is a function of time alone and repeats for ever, so films of any length are legal and
+their statistics do not depend on when one looks.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 
 from skyreels_jax.core.errors import UserError
 
@@ -104,7 +105,7 @@ def triangle_wave(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + span - np.abs(np.mod(x - low, 2 * span) - span)
 
 
-def centres(scene: Scene, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T 2"]:
+def centres(scene: Scene, frames: Num[np.ndarray, " T"]) -> Float[np.ndarray, "T 2"]:
     """Returns the subject's (x, y) at the given frame numbers; independent of the camera.
 
     Straight motion is centred on the frame at frame 16, so that 33 frames at the fast speed just
@@ -122,7 +123,7 @@ def centres(scene: Scene, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T
     return path
 
 
-def zoom_scale(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+def zoom_scale(camera_motion: str, frames: Num[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
     """Returns the background's magnification at the given frame numbers, 1 without a zoom."""
     if camera_motion not in ("zoom_in", "zoom_out"):
         return np.ones(len(frames))
@@ -130,7 +131,7 @@ def zoom_scale(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.nd
     return ZOOM_FACTOR ** (triangle_wave(frames + start, 0.0, ZOOM_FRAMES) / ZOOM_FRAMES)
 
 
-def pan_shift(camera_motion: str, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+def pan_shift(camera_motion: str, frames: Num[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
     """Returns how far the view has moved to the right along the panorama, in pixels."""
     sign = {"pan_right": 1.0, "pan_left": -1.0}.get(camera_motion, 0.0)
     return sign * PAN_RATE * frames
@@ -149,7 +150,7 @@ class Paths(NamedTuple):
     shift: Float[np.ndarray, " T"]
 
 
-def paths(scene: Scene, frames: Int[np.ndarray, " T"]) -> Paths:
+def paths(scene: Scene, frames: Num[np.ndarray, " T"]) -> Paths:
     """Returns where everything is at the given frame numbers."""
     camera = scene.camera_motion
     return Paths(
@@ -160,7 +161,7 @@ def paths(scene: Scene, frames: Int[np.ndarray, " T"]) -> Paths:
     )
 
 
-def radii(scene: Scene, frames: Int[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
+def radii(scene: Scene, frames: Num[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
     """Returns the subject's radius: the nominal one times the root of zoom / its middle value."""
     scale = zoom_scale(scene.camera_motion, frames)
     if scene.camera_motion in ("zoom_in", "zoom_out"):

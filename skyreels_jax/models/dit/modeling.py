@@ -76,8 +76,7 @@ class ImageEmbedding(nnx.Module):
 class FPSEmbedding(nnx.Module):
     """Frame rate to a 6 x width modulation per sample: row 0 for 16 frames a second, else row 1."""
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
-        width = config.width
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.embedding = nnx.Param(normal(0.02)(rngs.params(), (2, width)))
         self.projection = MLP(
             width,
@@ -115,7 +114,9 @@ class SkyReelsV2Transformer3D(nnx.Module):
         self.image_embedder = (
             None if config.image_dim is None else ImageEmbedding(config, rngs=rngs)
         )
-        self.fps_embedder = FPSEmbedding(config, rngs=rngs) if config.inject_sample_info else None
+        self.fps_embedder = (
+            FPSEmbedding(config.width, rngs=rngs) if config.inject_sample_info else None
+        )
         self.blocks = stack(lambda rngs: Block(config, rngs=rngs), config.num_layers, rngs=rngs)
         self.head_modulation = nnx.Param(normal(width**-0.5)(rngs.params(), (1, 2, width)))
         self.head = Linear(width, config.patch_channels, kernel_init=zeros, rngs=rngs)

@@ -19,7 +19,7 @@ from skyreels_jax.data.preferences.preferences_dataset_builder import (
     to_preference,
 )
 from skyreels_jax.data.preferences.records import CutPair, Limits, Preference
-from skyreels_jax.data.preferences.twins import Original, TwinsConfig, twins
+from skyreels_jax.data.preferences.twins import Maker, Original, TwinsConfig, twins
 
 SHAPE = (5, 6, 8)
 EVEN = {"text_alignment": (1.0, 1.0), "visual_quality": (30.0, 29.0)}
@@ -113,13 +113,16 @@ def test_kinds_of_a_model_are_made_by_the_callable():
     assert config.variants == [
         *(("v2v", 0.3), ("freeze", 0.3), ("v2v", 0.6), ("freeze", 0.6), ("t2v", 1.0)),
     ]
-    made = list(twins(originals(5), config, score=even, make=make))
+    maker = Maker(make, lambda video: video // 2)
+    made = list(twins(originals(5), config, score=even, maker=maker))
     assert asked == [
         ("v2v", "clip 0", 0.3, 1),
         ("v2v", "clip 2", 0.6, 3),
         ("t2v", "clip 4", 1.0, 5),
     ]
     np.testing.assert_array_equal(made[0].rejected, 255 - clip(0))
+    np.testing.assert_array_equal(made[0].chosen, clip(0) // 2)
+    np.testing.assert_array_equal(made[1].chosen, clip(1))  # freeze needs no model
     with pytest.raises(UserError, match="v2v is made by a model"):
         list(twins(originals(1), config, score=even))
 

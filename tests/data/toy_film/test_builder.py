@@ -36,7 +36,7 @@ def test_splits_and_contents(builder):
             told = scene_from_structured(json.loads(clip["structured"]))
             fields = {name: clip[name].decode() for name in world.ATTRIBUTES}
             assert attributes(told) == attributes(scene) == fields
-            assert len(clip["sentences"]) == 2
+            assert len(clip["sentences"]) == 2 and "fps" not in clip
     (clip,) = builder.as_data_source(split="validation")
     assert clip["seed"] >= 1_000_000_000
     assert "tensorflow" not in sys.modules
@@ -58,6 +58,20 @@ def test_grain_resumes_exactly(builder):
     assert sorted(first + rest[:2]) == list(range(6))
 
 
+def test_frame_rates_in_turn(tmp_path):
+    made = toy_film(tmp_path, num_clips=2, num_frames=9, num_sentences=1, rates=(12, 16))
+    made.download_and_prepare()
+    assert made.builder_config.name == "2x9x1-0-12_16fps"
+    for clip in made.as_data_source(split="train"):
+        scene, seed = sample_scene(int(clip["seed"])), int(clip["seed"])
+        assert clip["fps"] == (12, 16)[seed % 2]
+        np.testing.assert_array_equal(clip["video"], render(scene, 9, fps=int(clip["fps"])))
+
+
 def test_bad_counts_say_what_is_legal(tmp_path):
     with pytest.raises(UserError, match="4k \\+ 1"):
         toy_film(tmp_path, num_frames=16)
+    with pytest.raises(UserError, match="frames a second, 1 or more"):
+        toy_film(tmp_path, rates=(12, 0))
+    with pytest.raises(UserError, match="films with turns have 12, got"):
+        toy_film(tmp_path, rates=(12, 16), turns=0.5)

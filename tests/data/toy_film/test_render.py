@@ -1,8 +1,9 @@
-"""The renderer: speed (its pictures are tested through the judge, in tests/evals)."""
+"""The renderer: speed and frame rates (the judge tests its pictures, in tests/evals)."""
 
 import dataclasses
 import time
 
+import numpy as np
 import pytest
 
 from skyreels_jax.data.toy_film import world
@@ -25,3 +26,12 @@ def test_a_core_renders_fifty_clips_a_second(camera_motion):
             render(scene, 17)
         seconds.append(time.process_time() - start)
     assert len(scenes) / min(seconds) >= 50
+
+
+def test_frame_rates_show_one_world():
+    scene = world.sample_scene(3)
+    film = render(scene, 9)
+    np.testing.assert_array_equal(render(scene, 17, fps=24)[::2], film)
+    np.testing.assert_array_equal(render(scene, 3, fps=3), film[::4])
+    # 4/3 as many frames a second: each fourth of them is one of the film's.
+    np.testing.assert_array_equal(render(scene, 9, fps=16)[::4], film[:7:3])

@@ -1,0 +1,82 @@
+"""Training a text-to-video model on pairs of its own films."""
+
+import dataclasses
+import pathlib
+
+from skyreels_jax.cli.recipes.text_to_video import (
+    OBJECTIVES,
+    TextToVideoRecipe,
+    check_windows,
+    encode_null,
+)
+from skyreels_jax.core.config import from_dict, suggest
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import Params
+from skyreels_jax.data.loader import pipeline
+from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
+from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.objectives.chosen import Chosen
+from skyreels_jax.objectives.flow_dpo import METRICS, FlowDPO
+from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.preferences import FlowDPOConfig
+
+PAIRED = {objective.name: objective for objective in (FlowDPO, Chosen)}
+
+
+def check(config: FlowDPOConfig) -> None:
+    """Raises `UserError` for a model, films and times that do not go together, and for a plateau of
+    something that the objective does not measure.
+    """
+    check_windows(dataclasses.replace(config, objective=config.objective.velocity))
+    if config.model.transformer.inject_sample_info:
+        raise UserError(
+            "flow_dpo tells the model no frame rate: model.transformer.inject_sample_info must be "
+            "False, as supervised fine-tuning leaves it"
+        )
+    watched = config.preferences.plateau.metric
+    if watched not in METRICS:
+        raise UserError(
+            f"preferences.plateau.metric {watched!r} is not measured{suggest(watched, METRICS)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowDPORecipe(TextToVideoRecipe):
+    """Kind "flow_dpo": `model` is a `TextToVideoConfig`, `objective` one of `PAIRED` (without a
+    "name": `FlowDPO`) whose `velocity` is one of text_to_video's (without one: flow matching).
+
+    pairs: of the stage that is trained.
+    """
+
+    pairs: RankedPairs | None = None
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        given = dict(config.objective)
+        paired = given.setdefault("name", FlowDPO.name)
+        if paired not in PAIRED:
+            raise UserError(f"objective.name {paired!r} is not known{suggest(str(paired), PAIRED)}")
+        velocity = dict(given.get("velocity", {}))
+        name = velocity.get("name", FlowMatching.name)
+        if name not in OBJECTIVES:
+            raise UserError(
+                f"objective.velocity.name {name!r} is not known{suggest(str(name), OBJECTIVES)}"
+            )
+        given["velocity"] = from_dict(OBJECTIVES[name], velocity)
+        plain = super().resolve(dataclasses.replace(config, objective=velocity))
+        return dataclasses.replace(plain, objective=from_dict(PAIRED[paired], given))
+
+    def loader(self, config: TrainConfig) -> Loader:
+        """Returns what opens the one stage's pairs; `self.pairs` must be there."""
+        pairs = self.pairs
+        assert pairs is not None
+        told = ToldPair(encode_null(build_tokenizer(), pairs.captions["input_ids"].shape[-1]))
+        return lambda stage, index: pipeline(
+            pairs, told, batch=stage.batch, seed=config.seed + index
+        )
+
+    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+        """Writes a whole pipeline, as `TextToVideoRecipe` does."""
+        plain = dataclasses.replace(config, objective=config.objective.velocity)
+        super().export(plain, params, folder, dtype)

@@ -1,0 +1,1 @@
+"""A judge of motion: a film in, one number out."""

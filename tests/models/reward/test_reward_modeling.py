@@ -1,0 +1,166 @@
+"""The reward model: what it sees, what it refuses, how it is kept."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import count_parameters
+from skyreels_jax.models.reward import load as folders
+from skyreels_jax.models.reward.config import RewardConfig
+from skyreels_jax.models.reward.load import RewardCard, load_reward, save_reward
+from skyreels_jax.models.reward.modeling import MotionTokens, SpaceTimeReward
+from skyreels_jax.models.reward.protocol import RewardModel
+
+MICRO = RewardConfig(
+    num_frames=9, size=16, patch=4, motion_dim=8, width=16, num_heads=2, ffn_dim=16, num_layers=2
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return SpaceTimeReward(MICRO, rngs=nnx.Rngs(0))
+
+
+score = nnx.jit(lambda network, video: network(video))
+
+
+@pytest.fixture(scope="module")
+def saved(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward")
+    card = RewardCard(network=MICRO, mean=0.3, deviation=2.0, left_out=("jitter",))
+    save_reward(folder, card, nnx.to_pure_dict(nnx.state(network, nnx.Param)))
+    return folder
+
+
+def films(count, frames=9, seed=0):
+    shape = (count, frames, 16, 16, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def test_the_default_is_small_and_needs_no_memory_to_describe():
+    config = RewardConfig()
+    graphdef, abstract = folders.abstract_network(config)
+    assert 0.8e6 < count_parameters(abstract) < 1.2e6
+    assert abstract["blocks"]["mlp"]["up"]["kernel"].shape == (4, 128, 512)
+    video = jax.ShapeDtypeStruct((2, 33, 64, 64, 3), jnp.float32)
+    out = jax.eval_shape(lambda p, v: nnx.merge(graphdef, p)(v), abstract, video)
+    assert out.shape == (2,) and out.dtype == jnp.float32
+
+
+def test_tokens_hold_first_frames_and_all_differences():
+    """Each token of a motion detector that copies its patch is that patch."""
+    config = dataclasses.replace(MICRO, merge=1, motion_dim=3 * 16 * 5, width=3 * 16 * 5)
+    tokens = MotionTokens(config, rngs=nnx.Rngs(0))
+    tokens.motion.kernel[...] = jnp.eye(config.width)
+    tokens.merge.kernel[...] = jnp.eye(config.width)
+    video = jnp.asarray(films(1), jnp.float32) / 127.5 - 1
+    found = np.asarray(tokens(video))
+    assert found.shape == (1, 2, 16, 240)
+    patch = np.asarray(video)[0, 4:, 8:12, 4:8]  # second tube, third row, second column
+    seen = np.concatenate([patch[:1], 8 * np.diff(patch, axis=0)]).reshape(-1)
+    np.testing.assert_allclose(found[0, 1, 9], jax.nn.gelu(seen), rtol=1e-4, atol=1e-4)
+
+
+def test_it_sees_time_and_motion(network):
+    video = jnp.asarray(films(1), jnp.float32) / 127.5 - 1
+    still = jnp.broadcast_to(video[:, :1], video.shape)
+    # The same motion backwards, earlier, later, and elsewhere is another film each time.
+    early = jnp.concatenate([video[:, :5], jnp.broadcast_to(video[:, 4:5], (1, 4, 16, 16, 3))], 1)
+    late = jnp.concatenate([still[:, :4], video[:, :5]], 1)
+    shown = [video, video[:, ::-1], still, early, late, jnp.roll(video, 4, 3)]
+    scores = np.asarray(score(network, jnp.concatenate(shown)))
+    assert len(np.unique(np.round(scores, 4))) == 6
+    # Films do not look at each other.
+    alone = score(network, jnp.concatenate([late] * 6))
+    np.testing.assert_allclose(alone, scores[4], rtol=1e-4, atol=1e-5)
+
+
+def test_shorter_films_are_legal_others_are_not(network):
+    assert score(network, jnp.zeros((2, 5, 16, 16, 3))).shape == (2,)
+    for shape in ((1, 7, 16, 16, 3), (1, 13, 16, 16, 3), (1, 9, 32, 16, 3), (1, 1, 16, 16, 3)):
+        with pytest.raises(UserError, match="sees 5, 9 frames of 16x16; got"):
+            network(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 0}, "num_layers must be more than 0"),
+        ({"size": 20}, "multiple of patch x merge = 8"),
+        ({"num_frames": 8}, "multiple of tube = 4 and one"),
+        ({"num_frames": 1}, "multiple of tube = 4 and one"),
+        ({"num_heads": 3}, "multiple of num_heads = 3"),
+    ],
+)
+def test_sizes_that_do_not_go_together(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(MICRO, **changes)
+
+
+def test_a_folder_scores_as_the_network_normalised(network, saved):
+    model = load_reward(saved)
+    assert isinstance(model, RewardModel)
+    assert model.card.left_out == ("jitter",)
+    videos = films(folders.BATCH + 3)
+    found = model.score(videos)
+    raw = score(network, jnp.asarray(videos, jnp.float32) / 127.5 - 1)
+    assert found.shape == (folders.BATCH + 3,) and found.dtype == np.float32
+    np.testing.assert_allclose(found, (np.asarray(raw) - 0.3) / 2, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(model.score(videos[5:7]), found[5:7], atol=1e-6)
+    assert model.score(videos[:0]).shape == (0,)
+    with pytest.raises(UserError, match="sees 5, 9 frames"):
+        model.score(films(1, frames=10))
+
+
+def test_a_fingerprint_names_weights_and_configuration(saved, tmp_path):
+    first = load_reward(saved)
+    assert first.fingerprint == load_reward(saved).fingerprint
+    save_reward(tmp_path / "a", first.card, first._params)
+    assert load_reward(tmp_path / "a").fingerprint == first.fingerprint
+    save_reward(tmp_path / "b", dataclasses.replace(first.card, mean=0.4), first._params)
+    other = jax.tree.map(lambda leaf: leaf + 1, first._params)
+    save_reward(tmp_path / "c", first.card, other)
+    seen = {load_reward(tmp_path / name).fingerprint for name in "abc"}
+    assert len(seen) == 3
+
+
+def test_a_run_folder_holds_its_export(saved, tmp_path):
+    saved_again = tmp_path / "run" / "export"
+    model = load_reward(saved)
+    save_reward(saved_again, model.card, model._params)
+    assert load_reward(tmp_path / "run").fingerprint == model.fingerprint
+
+
+def test_other_folders_are_refused(saved, tmp_path):
+    model = load_reward(saved)
+    with pytest.raises(UserError, match="holds no reward model"):
+        load_reward(tmp_path)
+    values = json.loads((saved / "config.json").read_text())
+
+    def written(**changes):
+        save_reward(tmp_path / "bad", model.card, model._params)
+        (tmp_path / "bad" / "config.json").write_text(json.dumps(values | changes))
+        return tmp_path / "bad"
+
+    with pytest.raises(UserError, match="known architecture, but 'qwen_vl'; legal: space_time"):
+        load_reward(written(architecture="qwen_vl"))
+    with pytest.raises(UserError, match="known architecture, but 'None'"):
+        load_reward(written(architecture=None))
+    with pytest.raises(UserError, match="config.json: .*deviation more than 0"):
+        load_reward(written(deviation=0))
+    with pytest.raises(UserError, match="does not hold this model"):
+        load_reward(written(network=values["network"] | {"width": 32}))
+    with pytest.raises(UserError, match="did you mean 'network'"):
+        load_reward(written(netwrk=1))
+
+
+def test_a_mean_that_is_none_is_refused():
+    with pytest.raises(UserError, match="mean must be a number"):
+        RewardCard(network=MICRO, mean=math.nan, deviation=1.0)
