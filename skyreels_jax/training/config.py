@@ -1,6 +1,7 @@
 """What one training run is, as frozen dataclasses; configs/*.py are ml_collections files of it."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal
 
 from skyreels_jax.core.errors import UserError
@@ -123,6 +124,17 @@ class DataConfig:
             raise UserError(f"data.middle is a probability, got {self.middle}")
         if not 0 <= self.turns <= 1:
             raise UserError(f"data.turns is a share of the clips, 0 to 1, got {self.turns}")
+
+    def check_read(self, kind: str, names: Collection[str]) -> None:
+        """Raises `UserError` where a field that is not in `names`, those that `kind` reads, was
+        set: it would do nothing.
+        """
+        plain = DataConfig()
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in names]
+        if given := [name for name in fields if getattr(self, name) != getattr(plain, name)]:
+            raise UserError(
+                f"{kind} reads data.{', '.join(names)}: leave out data.{', '.join(given)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.training.config import DataConfig, TrainConfig
+from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.plateau import Plateau
 
 _READ = ("vae", "num_frames", "fps", "rates")  # of data
@@ -88,10 +88,5 @@ class FlowDPOConfig(TrainConfig):
                 "flow_dpo has one entry in stages, of 1 step or more and without a size; how often "
                 "films are made anew is preferences.stages"
             )
-        plain = DataConfig()
-        names = [field.name for field in dataclasses.fields(plain) if field.name not in _READ]
-        if given := [n for n in names if getattr(self.data, n) != getattr(plain, n)]:
-            raise UserError(
-                f"flow_dpo trains on whole films of its own and reads data.{', '.join(_READ)}: "
-                f"leave out data.{', '.join(given)}"
-            )
+        # It trains on whole films of its own.
+        self.data.check_read("flow_dpo", _READ)

@@ -164,6 +164,7 @@ def test_bad_input_of_the_benchmark(root, tmp_path, capfd, argv, complaint):
         ("data.split=test", "has no split 'test'; legal: train, held_out"),
         ("data.left_out=('melt',)", "no pair is of the kind 'melt'"),
         ("data.left_out=('jitter', 'shape_morphing')", "no pair is left"),
+        ("data.fps=12", "reward reads data.pairs, split, left_out: leave out data.fps"),
         ("objective.k=1", "more than 1"),
         ("model.width=15", "multiple of num_heads"),
         ("model.num_frames=5", "the reward model sees 5 frames of 64x64; got 9"),

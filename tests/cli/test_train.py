@@ -280,6 +280,7 @@ def test_stale_latents_are_refused(runs, capfd):
         ),
         (["--set", "data.turns=0.5"], "data.turns needs the objective diffusion_forcing"),
         (["--set", "data.turns=1.5"], "data.turns is a share of the clips"),
+        (["--set", "data.pairs=runs/pairs"], "text_to_video reads data.folder, split, clips"),
         (["--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 9}]"], "wants 9 of 5 frames"),
         (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),

@@ -183,6 +183,13 @@ def test_a_run_cannot_become_another(tmp_path, change, field):
         run(tmp_path, dataclasses.replace(config(12), **change))
 
 
+def test_fields_of_data_that_a_kind_does_not_read_are_refused():
+    data = DataConfig(clips=3, vae="vae", fps=12)
+    data.check_read("some", ("clips", "vae", "fps"))
+    with pytest.raises(UserError, match="some reads data.clips: leave out data.fps, vae"):
+        data.check_read("some", ("clips",))
+
+
 def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
     saved = to_dict(config(12))
     for name in ("rates", "fps", "balance"):

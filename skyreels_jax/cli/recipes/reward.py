@@ -37,6 +37,7 @@ class RewardRecipe:
     """
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
+        config.data.check_read("reward", ("pairs", "split", "left_out"))
         return dataclasses.replace(
             config,
             model=from_dict(RewardConfig, config.model),

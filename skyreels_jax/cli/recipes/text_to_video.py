@@ -30,6 +30,8 @@ from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
+READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance", "turns")
+READ += ("middle", "vae", "latents", "encode_batch")
 OBJECTIVES = {objective.name: objective for objective in (FlowMatching, DiffusionForcing)}
 
 
@@ -48,6 +50,7 @@ class TextToVideoRecipe:
     """
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
+        config.data.check_read(config.kind, READ)
         model = from_dict(TextToVideoConfig, config.model)
         vocabulary = len(build_tokenizer())
         stated = dict(config.model["text_encoder"]).get("vocab_size", vocabulary)

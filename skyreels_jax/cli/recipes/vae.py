@@ -22,12 +22,14 @@ from skyreels_jax.training.loop import Loader
 LOGVAR_START = -5.0  # a posterior of unit variance would drown the first latents in noise
 MEASURED = 256  # clips over which the latents' statistics are taken
 BATCH = 8
+READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance", "turns")
 
 
 class VAERecipe:
     """Kind "vae": `model` is a `VAEConfig`, `objective` a `VAEObjective`, batches are {"video"}."""
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
+        config.data.check_read("vae", READ)
         return dataclasses.replace(
             config,
             model=from_dict(VAEConfig, config.model),
