@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.out = "runs/toy/flow_dpo"
     config.objective = {"name": "flow_dpo", "beta": 100.0, "velocity": config.objective}
     config.data = {"vae": config.data.vae, "fps": config.data.fps}  # its clips are its own films
-    config.stages = ({"steps": 300, "batch": 8},)  # at most, and pairs
+    config.stages = ({"steps": 336, "batch": 8},)  # at most, and pairs
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-4
     config.optimizer.warmup_steps = 20
     config.optimizer.decay_start = 1.0  # a stage ends when it is flat, not at a known step
@@ -53,9 +53,10 @@ def get_config() -> ml_collections.ConfigDict:
         "stages": 3,
         "prompts": 96,
         "films_per_prompt": 8,
-        "batch_size": 8,
+        "batch_size": 16,
         "inference_steps": 15,
-        "plateau": {"window": 30, "patience": 2, "gain": 0.01, "floor": 0.6},
-        "guards": {"films": 64, "adherence": 0.02, "consistency": 0.02, "quality": 1.0},
+        # 24 steps see every pair once; the mean of 48 has an error of 2.5 points.
+        "plateau": {"window": 48, "patience": 2, "gain": 0.01, "floor": 0.6},
+        "guards": {"films": 128, "adherence": 0.02, "consistency": 0.02, "quality": 1.0},
     }
     return config
