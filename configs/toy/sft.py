@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.transformer.inject_sample_info = False
     config.data.fps = 12
     config.data.balance = {"attribute": "shape"}
-    config.stages = ({"steps": 800, "batch": 16},)
-    config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 6e-4
+    config.stages = ({"steps": 1600, "batch": 16},)
+    config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1.2e-3
     config.optimizer.decay_start = 0.3
     return config
