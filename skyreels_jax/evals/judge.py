@@ -137,18 +137,24 @@ def _quality(frames: np.ndarray, scene: Scene, subject: Subject, start: int) -> 
 
 
 def _offset(frames: np.ndarray, scene: Scene, subject: Subject, start: int) -> float:
-    """Returns where in the panorama the film's middle frame lies, projected back to frame 0."""
+    """Returns where in the panorama the film's middle frame lies, projected back to frame 0.
+
+    Its squared error at every place there is, by correlation: sum of clear (p^2 - 2 p f), p the
+    panorama and f the frame.
+    """
     middle = len(frames) // 2
     now = np.array([start + middle])
     strip = panorama(scene.environment, scene.lighting)
     pixel = np.arange(0, SIZE, 2)  # every other row and column will do
     place = (pixel + 0.5 - CENTRE) / world.zoom_scale(scene.camera_motion, now) + CENTRE
     point = np.floor(SUPERSAMPLE * place).astype(int)
-    steps = np.arange(strip.shape[1])
-    columns = (point[None, :] + steps[:, None]) % strip.shape[1]
-    seen = frames[middle, ::2, ::2].astype(np.float32)
-    clear = subject.cover[middle, ::2, ::2] < 0.1
-    rows = strip[point]
-    errors = [(((rows[:, c] - seen) ** 2).sum(-1) * clear).sum() for c in columns]
+    rows = strip[point].astype(np.float64)
+    clear = (subject.cover[middle, ::2, ::2] < 0.1)[..., None]
+    seen = np.concatenate([-2.0 * frames[middle, ::2, ::2] * clear, clear], axis=-1)
+    spread = np.zeros((*rows.shape[:2], 4))  # the frame where it meets the panorama at place 0
+    np.add.at(spread, (slice(None), point % rows.shape[1]), seen)
+    terms = np.concatenate([rows, (rows**2).sum(-1, keepdims=True)], axis=-1)
+    spectrum = np.conj(np.fft.rfft(spread, axis=1)) * np.fft.rfft(terms, axis=1)
+    errors = np.fft.irfft(spectrum.sum((0, 2)), n=rows.shape[1])
     shift = float(world.pan_shift(scene.camera_motion, now)[0])
     return (float(np.argmin(errors)) / SUPERSAMPLE - shift) % world.PANORAMA_WIDTH
