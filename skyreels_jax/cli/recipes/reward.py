@@ -37,7 +37,6 @@ class RewardRecipe:
     """
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
-        config.data.check_read("reward", ("pairs", "split", "left_out"))
         return dataclasses.replace(
             config,
             model=from_dict(RewardConfig, config.model),
@@ -48,6 +47,7 @@ class RewardRecipe:
         return SpaceTimeReward(config.model, rngs=rngs)
 
     def loader(self, config: TrainConfig) -> Loader:
+        config.data.check_read("reward", ("pairs", "split", "left_out"))
         source = pairs(config)
         have, *size = source[0]["chosen"].shape[:3]
         for stage in config.stages:

@@ -50,7 +50,6 @@ class TextToVideoRecipe:
     """
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
-        config.data.check_read(config.kind, READ)
         model = from_dict(TextToVideoConfig, config.model)
         vocabulary = len(build_tokenizer())
         stated = dict(config.model["text_encoder"]).get("vocab_size", vocabulary)
@@ -75,6 +74,7 @@ class TextToVideoRecipe:
         )
 
     def loader(self, config: TrainConfig) -> Loader:
+        config.data.check_read("text_to_video", READ)
         check_windows(config)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
         store = prepare_latents(config.data)

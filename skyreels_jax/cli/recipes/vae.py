@@ -29,7 +29,6 @@ class VAERecipe:
     """Kind "vae": `model` is a `VAEConfig`, `objective` a `VAEObjective`, batches are {"video"}."""
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
-        config.data.check_read("vae", READ)
         return dataclasses.replace(
             config,
             model=from_dict(VAEConfig, config.model),
@@ -43,6 +42,7 @@ class VAERecipe:
         return model
 
     def loader(self, config: TrainConfig) -> Loader:
+        config.data.check_read("vae", READ)
         source = clips.source(config.data)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
 
