@@ -12,10 +12,9 @@ Command:  skyreels-jax train --config configs/toy/sft.py   (after pretrain_unbal
           The same steps without balance, to compare with:
           skyreels-jax train --config configs/toy/sft.py --out runs/toy/sft_unbalanced \\
               --set "data.balance.shares={'square': 0.56, 'triangle': 0.40, 'ring': 0.04}"
-Hardware: 2 CPU cores, float32; a step costs what one of whole clips in pretrain.py does (not yet
-          measured).
-Result:   runs/toy/sft/export, a diffusers SkyReelsV2Pipeline folder. Expected, not yet measured:
-          rings right more often by 5 points or more, mean adherence no more than 1 point lower.
+Hardware: 2 CPU cores, float32; a step costs what one of whole clips in pretrain.py does.
+Result:   runs/toy/sft/export, a diffusers SkyReelsV2Pipeline folder: rings right in 0.35 of films
+          instead of 0.05, mean adherence 0.93 instead of 0.89 (docs/motion_rl.md).
 """
 
 import pathlib
