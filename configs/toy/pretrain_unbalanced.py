@@ -7,8 +7,8 @@ each shape is drawn. As on the web, rings are rarely met, and rarely the same on
 Command:  skyreels-jax train --config configs/toy/pretrain_unbalanced.py   (after vae.py)
 Hardware: 2 CPU cores, float32; 3,500 steps in 39 minutes.
 Result:   runs/toy/unbalanced/export, a diffusers SkyReelsV2Pipeline folder that knows rings worse
-          than squares and triangles (docs/motion_rl.md). The first run renders the clips and encodes
-          them.
+          than squares and triangles (docs/motion_rl.md). The first run renders the clips and
+          encodes them.
 """
 
 import pathlib
