@@ -49,9 +49,6 @@ from skyreels_jax.core.errors import UserError
 NAME = "evaluate"
 HELP = "judge a model's films against their captions, or a reward model"
 
-# Flags that are options of `VideoModel.generate`, under the same names.
-SAMPLING = ("num_frames", *settings.SAMPLING, "dtype", "batch_size")
-OPTIONS = (*SAMPLING, *flags.WINDOWS)
 BENCHMARKS = ("clips", "drift", "story", "schedules", "concepts", "motion", "reward")
 ONLY = {  # flags that not all benchmarks have
     "num_frames": ("clips", "concepts", "motion"),
@@ -198,35 +195,12 @@ def run(args: argparse.Namespace) -> int:
 
 def clips(args: argparse.Namespace) -> int:
     """Judges single films against their captions."""
-    from skyreels_jax.data.toy_film.captions import sentence
-    from skyreels_jax.evals.judge import check_size
-    from skyreels_jax.evals.suite import evaluate, load_scenes
-    from skyreels_jax.pipelines import files, load, validate
+    from skyreels_jax.cli import side_by_side
+    from skyreels_jax.evals.suite import load_scenes
 
-    if args.rows < 1:
-        raise UserError(f"--rows must be 1 or more, got {args.rows}")
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
-    args.batch_size = 16 if args.batch_size is None else args.batch_size
-    options = flags.given_options(args, OPTIONS)
-    if args.resolution is not None:
-        options["height"], options["width"] = validate.parse_resolution(args.resolution)
-    source = load.find(args.model)
-    # All is checked, on prompts like those that `evaluate` will ask for, before anything is loaded.
-    prompts = [sentence(scene, args.seed) for scene in scenes]
-    request = source.request(prompt=prompts, seed=args.seed, **options)
-    check_size(request.num_frames, request.height, request.width)
-    files.check_writable(args.outdir)
-    model = source.load(dtype=request.dtype)
-
-    from tqdm import tqdm
-
-    with tqdm(total=len(scenes), unit="film", disable=None, leave=False) as bar:
-
-        def films(prompts, seeds):
-            request = source.request(prompt=prompts, seed=seeds, **options)
-            return (film.frames for film in model.films(request))
-
-        report = evaluate(films, scenes, seed=args.seed, progress=lambda _: bar.update())
+    asked = side_by_side.ask(args, scenes)
+    ((report,),) = side_by_side.judged(args, asked, scenes)
     write(report, args)
     return 0
 
@@ -237,6 +211,7 @@ def write(report, args: argparse.Namespace) -> None:
 
     import imageio.v3 as iio
 
+    from skyreels_jax.cli.side_by_side import SAMPLING
     from skyreels_jax.evals.sheet import contact_sheet
     from skyreels_jax.pipelines.files import replacing
 

@@ -101,14 +101,14 @@ def _left_out(
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """Returns, for each kind that a model was not trained on, how well it does on it."""
-    from skyreels_jax.data.preferences.subsets import Subset
+    from skyreels_jax.data.loader import Part
 
     found: dict[str, dict[str, Any]] = {}
     for place, model in others.items():
         for kind in model.card.left_out:
             if kind in found:
                 raise UserError(f"--left_out: {found[kind]['model']} and {place} both lack {kind}")
-            part = Subset(source, [i for i, one in enumerate(kinds) if one == kind])
+            part = Part(source=source, indices=np.flatnonzero(np.array(kinds) == kind))
             if not len(part):
                 raise UserError(f"--left_out: {place} lacks {kind}; no pair of --pairs is of it")
             found[kind] = {"model": place, **scored(model, part, progress)[0].summary()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skyreels_jax.cli import flags
-from skyreels_jax.cli.settings import SAMPLING, Setting, parse_settings
+from skyreels_jax.cli import settings as setting_flags
 from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from skyreels_jax.evals.suite import Report, Sample
     from skyreels_jax.pipelines.source import ModelSource
 
-OPTIONS = ("num_frames", *SAMPLING, "dtype", "batch_size", *flags.WINDOWS)
+# Flags that are options of `VideoModel.generate`, under the same names.
+SAMPLING = ("num_frames", *setting_flags.SAMPLING, "dtype", "batch_size")
+OPTIONS = (*SAMPLING, *flags.WINDOWS)
 BATCH = 16
 
 
@@ -46,7 +48,8 @@ def ask(args: argparse.Namespace, scenes: "Sequence[Scene]") -> list[Asked]:
     if args.resolution is not None:
         shared["height"], shared["width"] = validate.parse_resolution(args.resolution)
     prompts = [sentence(scene, args.seed) for scene in scenes]  # like those of `evaluate`
-    settings = parse_settings(args.setting or []) or [Setting(name="films", options={})]
+    alone = [setting_flags.Setting(name="films", options={})]
+    settings = setting_flags.parse_settings(args.setting or []) or alone
     asked = []
     for setting in settings:
         options = shared | setting.options
@@ -55,7 +58,8 @@ def ask(args: argparse.Namespace, scenes: "Sequence[Scene]") -> list[Asked]:
             request = source.request(prompt=prompts, seed=args.seed, **options)
             check_size(request.num_frames, request.height, request.width)
         except UserError as error:
-            raise UserError(f"setting {setting.name!r}: {error}") from None
+            said = f"setting {setting.name!r}: " if args.setting else ""
+            raise UserError(f"{said}{error}") from None
         dtype = request.dtype
         asked.append(Asked(name=setting.name, source=source, dtype=dtype, options=options))
     files.check_writable(args.outdir)

@@ -40,10 +40,7 @@ def plot_drift(path: pathlib.Path, settings: Sequence[Drift], truth: Drift, *, t
 
     truth: films of the world itself; what any change in them is, no model can do without.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(8.8, title)
+    with page(path, 8.8, title=title) as figure:
         grid = figure.add_gridspec(4, 4, height_ratios=(2.0, 1.6, 1.0, 1.0))
         whole = figure.add_subplot(grid[0, :])
         for drift, draw in _lines(settings, truth):
@@ -75,15 +72,11 @@ def plot_drift(path: pathlib.Path, settings: Sequence[Drift], truth: Drift, *, t
                 draw(axes, np.array([a[attribute] for a in drift.adherence]))
             _shares(axes, attribute.replace("_", " "))
             axes.tick_params(labelleft=index % 4 == 0)
-        _save(figure, path)
 
 
 def plot_stories(path: pathlib.Path, reports: Sequence[StoryReport], *, title: str) -> None:
     """Writes, for each setting, single clips beside the segments of stories, by attribute."""
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(0.9 + 2.1 * len(reports), title)
+    with page(path, 0.9 + 2.1 * len(reports), title=title) as figure:
         for row, report in enumerate(reports):
             axes = figure.add_subplot(len(reports), 1, row + 1)
             segments = range(len(report.stories[0]))
@@ -111,13 +104,10 @@ def plot_stories(path: pathlib.Path, reports: Sequence[StoryReport], *, title: s
             ncols=len(bars),
             title=f"* changes from part to part; dotted: {stories.KEPT:.0%} of single clips",
         )
-        _save(figure, path)
 
 
 def plot_schedules(path: pathlib.Path, rows: Sequence[Schedule], *, title: str) -> None:
     """Writes quality and cost of each setting as bars, a panel for each number."""
-    import matplotlib
-
     panels = (
         ("adherence\n(share right)", [r.adherence["mean"] for r in rows], "{:.2f}"),
         ("consistency\n(of 1)", [r.measure("consistency") for r in rows], "{:.2f}"),
@@ -126,8 +116,7 @@ def plot_schedules(path: pathlib.Path, rows: Sequence[Schedule], *, title: str) 
         ("runs of the model\n(for 1 s of film)", [r.model_runs for r in rows], "{:.0f}"),
     )
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(rows))]
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(1.2 + 0.4 * len(rows), title)
+    with page(path, 1.2 + 0.4 * len(rows), title=title) as figure:
         for index, (label, values, form) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), index + 1)
             bars = axes.barh([r.name for r in rows], values, color=colours)
@@ -137,26 +126,19 @@ def plot_schedules(path: pathlib.Path, rows: Sequence[Schedule], *, title: str) 
             axes.set_xlim(0, 1.35 * max(*values, 1e-6))
             axes.set_title(label, fontsize=9)
             axes.tick_params(labelleft=index == 0, labelbottom=False)
-        _save(figure, path)
 
 
 @contextlib.contextmanager
 def page(path: pathlib.Path, height: float, *, title: str) -> "Iterator[Figure]":
     """Yields a figure of the common width, style and title; it becomes the PNG file `path`."""
     import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(height, title)
-        yield figure
-        _save(figure, path)
-
-
-def _figure(height: float, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    return figure
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure.suptitle(title, fontsize=11)
+        yield figure
+        figure.savefig(path, dpi=_DPI, format="png")
 
 
 def _lines(settings: Sequence[Drift], truth: Drift):
@@ -176,7 +158,3 @@ def _shares(axes: "Axes", title: str) -> None:
     axes.set_title(title)
     axes.set_ylim(-0.03, 1.05)
     axes.set_xlim(left=0)
-
-
-def _save(figure: "Figure", path: pathlib.Path) -> None:
-    figure.savefig(path, dpi=_DPI, format="png")

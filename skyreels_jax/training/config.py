@@ -89,10 +89,10 @@ class DataConfig:
     window need it where latents are carried from window to window; only diffusion forcing has it.
     vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents
     store, which the first run that needs it makes; encode_batch: clips encoded at once.
-    Training a VAE uses none of the last four.
     pairs: of kind "reward", in place of ToyFilm's clips: folder of a set of preferences, or the one
-    that it was written to (`--data_dir`) if there is no other; of the rest only `split` is read.
+    that it was written to (`--data_dir`) if there is no other.
     left_out: kinds (sources) of pairs that are not trained on, to be judged by later.
+    Every kind of training refuses what it does not read, see `check_read`.
     """
 
     folder: str = "runs/data"

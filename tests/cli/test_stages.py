@@ -50,6 +50,22 @@ def test_seeds_hang_on_all_numbers():
     assert own_films.seed_of(1, 2, 3) == own_films.seed_of(1, 2, 3)
 
 
+def test_every_stage_draws_noise_of_its_own():
+    seeds = [stages._stage_config(config(seed=seed), k).seed for seed in (0, 1) for k in (1, 2, 3)]
+    assert len(set(seeds)) == 6
+
+
+def test_a_reward_is_told_by_its_weights_and_its_scale(tmp_path):
+    name, found = f"module:load {tmp_path}", []
+    for file, content in (
+        *(("model.safetensors", b"1"), ("model.safetensors", b"2")),
+        *(("config.json", b"1"), ("config.json", b"2"), ("metrics.csv", b"1")),
+    ):
+        (tmp_path / file).write_bytes(content)
+        found.append(own_films.reward_state(name))
+    assert len(set(found)) == 4 and found[-1] == found[-2]  # a log is no part of it
+
+
 def test_the_journal_knows_the_last_good_stage(tmp_path):
     journal = Journal(tmp_path, config())
     assert (journal.good, journal.stopped) == (0, "")

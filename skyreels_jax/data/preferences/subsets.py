@@ -1,26 +1,14 @@
 """Parts of a set of preferences by where their rejected clips come from: for leave-one-out."""
 
 import collections
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+import numpy as np
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.loader import Source
+from skyreels_jax.data.loader import Part, Source
 from skyreels_jax.data.preferences.preferences_dataset_builder import read_preferences
-
-
-class Subset:
-    """Some of the samples of a source, in their order."""
-
-    def __init__(self, source: Source, indices: Sequence[int]):
-        self._source, self._indices = source, list(indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return self._source[self._indices[index]]
 
 
 def without(folder: str, left_out: Sequence[str], *, split: str = "train") -> Source:
@@ -40,4 +28,4 @@ def without(folder: str, left_out: Sequence[str], *, split: str = "train") -> So
     if not kept:
         listed = ", ".join(f"{kind}: {n}" for kind, n in collections.Counter(kinds).items())
         raise UserError(f"left_out: no pair is left (all are of {listed})")
-    return Subset(source, kept)
+    return Part(source=source, indices=np.array(kept))
