@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.core.tree import matched
 from skyreels_jax.core.types import Params
 
 
@@ -101,15 +101,7 @@ def restore_params(
             raise UserError(f"no checkpoint under {folder}")
         state = checkpoints.restore_raw(step)
     stored = adapt(state["ema"] if ema and state.get("ema") else state["params"])
-    leaves = dict(named_leaves(stored))
-    wanted = dict(named_leaves(like))
-    odd = sorted(set(leaves) ^ set(wanted))
-    odd += [n for n, leaf in wanted.items() if n in leaves and leaves[n].shape != leaf.shape]
-    if odd:
-        raise UserError(
-            f"the checkpoint under {folder} holds another model: {', '.join(odd[:5])} differ"
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
+    return matched(stored, like, of=f"the checkpoint under {folder}")
 
 
 def _abstract(tree: Any) -> Any:

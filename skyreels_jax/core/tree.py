@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from skyreels_jax.core.errors import UserError
+
 
 def path_name(path: tuple) -> str:
     """Joins a jax key path with "/"."""
@@ -20,3 +22,16 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
 def count_parameters(tree: Any) -> int:
     """Returns the number of scalars in `tree` (arrays or abstract arrays)."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def matched(stored: Any, like: Any, *, of: str) -> Any:
+    """Returns the leaves of `stored` as a tree like `like` (arrays or abstract arrays).
+
+    Raises `UserError`, which says what is odd about `of`, where paths or shapes differ.
+    """
+    leaves, wanted = dict(named_leaves(stored)), dict(named_leaves(like))
+    odd = sorted(set(leaves) ^ set(wanted))
+    odd += [n for n, leaf in wanted.items() if n in leaves and leaves[n].shape != leaf.shape]
+    if odd:
+        raise UserError(f"{of} holds another model: {', '.join(odd[:5])} differ")
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])

@@ -144,8 +144,8 @@ class TrainConfig:
 
     kind: what is trained; "vae" on pixels, "text_to_video" on latents, "reward" on pairs of clips,
     "flow_dpo" on pairs of its own films (a `FlowDPOConfig`).
-    start: folder of a finished run whose weights this one begins with (averaged ones if it kept
-    them); "" begins with random ones.
+    start: whose weights the run begins with: the folder of a finished run (averaged weights if it
+    kept them), or any model that can be loaded ("tiny", a folder, a hub id); "": random ones.
     stages: trained one after the other, one compiled step a shape.
     accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
     stay float32.

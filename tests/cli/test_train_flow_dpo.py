@@ -211,7 +211,7 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
         (["objective.velocity.shift=-1.0"], "shift must be positive"),
         (["model.transformer.inject_sample_info=True"], "inject_sample_info must be False"),
         (["start="], "start: name the folder of the run"),
-        (["start=run/nowhere"], "start: run/nowhere holds no checkpoints; train that run first"),
+        (["start=./run/nowhere"], "./run/nowhere holds no checkpoints; train that run first"),
         (["data.vae=/nowhere"], "no diffusers VAE folder"),
         (["data.num_frames=1"], "needs 5 frames or more"),
         (["data.middle=0.5"], "leave out data.middle"),

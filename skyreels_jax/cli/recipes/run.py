@@ -9,10 +9,10 @@ from flax import nnx
 
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
-from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
@@ -62,32 +62,6 @@ def train(
     return fit(
         step, start, config=config, loader=loader, folder=folder, frozen=frozen, until=until
     ).finished
-
-
-def started(folder: str, like: Params, *, fps: int = 0) -> Params:
-    """Returns the weights of the run in `folder`, as a tree like `like`.
-
-    A model without the embedding of frame rates may start from one with it, when all clips have
-    `fps` frames a second: see `fold_fps`. Raises `UserError` if the run holds no such model.
-    """
-    checkpoints = pathlib.Path(folder) / "checkpoints"
-    if not checkpoints.is_dir():
-        raise UserError(f"start: {folder} holds no checkpoints; train that run first")
-
-    def adapt(stored: Params) -> Params:
-        ours = like.get("transformer")
-        if ours is None or tells_fps(ours) or not tells_fps(stored.get("transformer", {})):
-            return stored
-        if not fps:
-            raise UserError(
-                f"start: the model of {folder} has an fps embedding. To drop it, give data.fps, "
-                "the one rate of this run's clips; to keep it, "
-                "model.transformer.inject_sample_info=True"
-            )
-        print(f"start: the embedding of {fps} fps becomes part of time_proj's bias and is dropped")
-        return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
-
-    return restore_params(checkpoints, like, adapt=adapt)
 
 
 def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:

@@ -20,6 +20,7 @@ from skyreels_jax.cli.recipes.own_films import (
     make_films,
     rewards,
 )
+from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.cli.recipes.text_to_video import encode_captions, vae_folder
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
@@ -205,7 +206,7 @@ def _films(
 ) -> FilmStore:
     """Returns the films of `order` by the model after stage `model`, scored."""
     place = _model_run(config, model)
-    weights = run.started(place, run.abstract_params(recipe, config))
+    weights = started(place, run.abstract_params(recipe, config))
     source = load.find(place)
     said = {"order": to_dict(order), "reward": own_films.reward_state(config.preferences.reward)}
     said |= {"model": source.fingerprint, "defaults": to_dict(source.defaults)}
@@ -218,8 +219,7 @@ def _check(config: FlowDPOConfig) -> None:
     """Raises `UserError` for what would come out in the middle of the work."""
     check(config)
     check_size(_num_frames(config), SIZE, SIZE)
-    if not (pathlib.Path(config.start) / "checkpoints").is_dir():
-        raise UserError(f"start: {config.start} holds no checkpoints; train that run first")
+    check_start(config.start)
     vae = layout.read_component(vae_folder(config.data), "vae").config
     first = load.find(config.start).configs
     if first["transformer"].inject_sample_info:

@@ -1,0 +1,71 @@
+"""What a training run begins with: the weights of another run, or of any model."""
+
+import pathlib
+
+from flax import nnx
+
+from skyreels_jax.checkpoint import restore_params
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import matched
+from skyreels_jax.core.types import Params
+from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.models.dit.fps import fold_fps, tells_fps
+from skyreels_jax.pipelines import load
+
+
+def started(place: str, like: Params, *, fps: int = 0) -> Params:
+    """Returns the weights at `place`, float32, as a tree like `like`.
+
+    place: the folder of a run here (its averaged weights if it kept them), or what
+    `skyreels_jax.load` takes: "tiny", a folder in diffusers or official form, a hub id.
+    A model without the embedding of frame rates may start from one with it, when all clips have
+    `fps` frames a second: see `fold_fps`. Raises `UserError` if there is no such model.
+    """
+
+    def adapt(stored: Params) -> Params:
+        ours = like.get("transformer")
+        if ours is None or tells_fps(ours) or not tells_fps(stored.get("transformer", {})):
+            return stored
+        if not fps:
+            raise UserError(
+                f"start: the model of {place} has an fps embedding. To drop it, give data.fps, "
+                "the one rate of this run's clips; to keep it, "
+                "model.transformer.inject_sample_info=True"
+            )
+        print(f"start: the embedding of {fps} fps becomes part of time_proj's bias and is dropped")
+        return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
+
+    check_start(place)
+    if is_run(place):
+        return restore_params(pathlib.Path(place) / "checkpoints", like, adapt=adapt)
+    return matched(adapt(_weights(place, like)), like, of=place)
+
+
+def is_run(place: str) -> bool:
+    """Returns whether `place` is the folder of a training run here."""
+    return (pathlib.Path(place) / "checkpoints").is_dir()
+
+
+def check_start(place: str) -> None:
+    """Raises `UserError` where there is nothing at `place`, nor could be on the hub."""
+    if place != load.TINY and not pathlib.Path(place).is_dir() and not load.HUB_ID.fullmatch(place):
+        raise UserError(
+            f"start: {place} holds no checkpoints; train that run first (legal as well: "
+            f"{load.TINY!r}, a model folder, a hub id)"
+        )
+
+
+def _weights(place: str, like: Params) -> Params:
+    source = load.find(place)
+    if "text_encoder" in like and source.tokenizer.get_vocab() != build_tokenizer().get_vocab():
+        raise UserError(
+            f"start: {place} reads other words than these captions are written in; training knows "
+            "ToyFilm's captions only"
+        )
+    parts = {
+        name: nnx.to_pure_dict(nnx.state(module, nnx.Param))
+        for name, module in source.read("float32").items()
+    }
+    if "transformer" not in like:  # the one other part that is trained by itself
+        return parts["vae"]
+    return {name: parts[name] for name in like}
