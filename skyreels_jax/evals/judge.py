@@ -18,6 +18,8 @@ from skyreels_jax.evals.motion import judge_motion
 from skyreels_jax.evals.palette import place_and_light
 from skyreels_jax.evals.subject import Subject, find_subject
 
+PICTURED = ("colour", "shape", "shot_type", "environment", "lighting")  # what a still shows
+_SHORTEST = 5  # frames
 UNSEEN = "unseen"  # the value of every subject attribute when no subject is found
 
 
@@ -102,11 +104,29 @@ def judge(frames: UInt8[np.ndarray, "T H W 3"], *, start: int = 0) -> Verdict:
     )
 
 
+def pictured(still: UInt8[np.ndarray, "H W 3"]) -> dict[str, str]:
+    """Returns what one frame shows: the attributes that are `PICTURED`, as `judge` names them.
+
+    A still frame has no camera motion, so nothing is taken out of the size of the subject.
+    Raises `UserError` on sizes that `judge` refuses.
+    """
+    frames = still[None]
+    check_size(_SHORTEST, *frames.shape[1:3])
+    frames = world_size(frames)
+    environment, lighting = place_and_light(frames)
+    subject = find_subject(frames, environment, lighting)
+    seen = dict.fromkeys(("colour", "shape", "shot_type"), UNSEEN)
+    if subject is not None:
+        shot = shot_type(subject, "static", np.zeros(1, int))
+        seen = {"colour": subject.colour, "shape": subject.shape, "shot_type": shot}
+    return {**seen, "environment": environment, "lighting": lighting}
+
+
 def check_size(num_frames: int, height: int, width: int) -> None:
     """Raises `UserError` for films that the judge cannot judge."""
-    if num_frames < 5 or height != width or height % SIZE:
+    if num_frames < _SHORTEST or height != width or height % SIZE:
         raise UserError(
-            f"the judge needs 5 frames or more with equal sides, a multiple of {SIZE}; "
+            f"the judge needs {_SHORTEST} frames or more with equal sides, a multiple of {SIZE}; "
             f"got {num_frames} frames of {height}x{width}"
         )
 

@@ -10,10 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from skyreels_jax.data.toy_film.world import Scene
-from skyreels_jax.evals.judge import judge
-
-PICTURED = ("colour", "shape", "shot_type", "environment", "lighting")  # what a still shows
-_SHORTEST = 5  # frames that the judge needs
+from skyreels_jax.evals.judge import PICTURED, pictured
 
 
 def score_stills(
@@ -21,16 +18,16 @@ def score_stills(
 ) -> dict[str, float]:
     """Returns two scores over evenly spaced frames.
 
-    text_alignment: the share of `PICTURED` that is right, by the judge, who is shown each frame as
-    a film that stands still.
+    text_alignment: the share of `PICTURED` that is right, by the judge, who is shown each frame by
+    itself.
     visual_quality: how much detail there is, the mean step between neighbouring pixels (levels) in
     dB: blur has less, noise has more. Unlike the judge's PSNR against a rendered film, which is 47
     or 27 dB by how the panorama falls on the pixels, it is the same wherever the camera looks.
     Raises `UserError` on frames that cannot be judged.
     """
     picks = np.unique(np.round(np.linspace(0, len(frames) - 1, stills)).astype(int))
-    verdicts = [judge(frames[t : t + 1].repeat(_SHORTEST, 0)) for t in picks]
-    right = [[getattr(v, name) == getattr(scene, name) for name in PICTURED] for v in verdicts]
+    shown = [pictured(frames[t]) for t in picks]
+    right = [[said[name] == getattr(scene, name) for name in PICTURED] for said in shown]
     seen = frames[picks].astype(np.float32)
     step = np.mean([np.abs(np.diff(seen, axis=axis)).mean() for axis in (1, 2)])
     quality = 20 * np.log10(max(float(step), 1e-3))

@@ -7,6 +7,7 @@ from skyreels_jax.data.preferences.distortions import distort
 from skyreels_jax.data.preferences.records import Limits
 from skyreels_jax.data.toy_film.render import render
 from skyreels_jax.data.toy_film.world import sample_scene
+from skyreels_jax.evals.judge import PICTURED, judge, pictured
 from skyreels_jax.evals.stills import score_stills, stills_score
 
 
@@ -40,3 +41,9 @@ def test_a_worse_picture_and_another_scene_do(film):
     assert score(noisy, "this")["visual_quality"] > rendered["visual_quality"]
     assert score(dull, "this")["visual_quality"] < rendered["visual_quality"] - 3
     assert score(film, "other")["text_alignment"] < 0.7
+
+
+def test_a_still_is_judged_as_a_film_that_stands_still(film):
+    for frame in (film[0], film[-1], np.full_like(film[0], 200)):
+        verdict = judge(frame[None].repeat(5, 0))
+        assert pictured(frame) == {name: getattr(verdict, name) for name in PICTURED}
