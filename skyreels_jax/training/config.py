@@ -84,6 +84,7 @@ class DataConfig:
     balance: how often clips of each kind are drawn.
     turns: share of the clips that turn into another scene, which their captions are of; diffusion
     forcing alone trains on them, with all frames before the turn given.
+    faults: share of the clips that move badly, as found ones do (`data.toy_film.faults`).
     middle: probability that a stage whose `frames` are fewer than num_frames takes its window of
     latents from behind the first one, and not the beginning of the clip. Films longer than a
     window need it where latents are carried from window to window; only diffusion forcing has it.
@@ -104,6 +105,7 @@ class DataConfig:
     fps: int = 0
     balance: Balance = dataclasses.field(default_factory=Balance)
     turns: float = 0.0
+    faults: float = 0.0
     middle: float = 0.0
     vae: str = ""
     latents: str = ""
@@ -122,8 +124,10 @@ class DataConfig:
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")
-        if not 0 <= self.turns <= 1:
-            raise UserError(f"data.turns is a share of the clips, 0 to 1, got {self.turns}")
+        for name in ("turns", "faults"):
+            if not 0 <= getattr(self, name) <= 1:
+                value = getattr(self, name)
+                raise UserError(f"data.{name} is a share of the clips, 0 to 1, got {value}")
 
     def check_read(self, kind: str, names: Collection[str]) -> None:
         """Raises `UserError` where a field that is not in `names`, those that `kind` reads, was

@@ -11,7 +11,7 @@ from skyreels_jax.training.config import DataConfig, TrainConfig
 # After a change of these, randomness or the order of the data would break off in mid-run.
 _FIXED = ("kind", "seed", "accumulate", "model")
 _FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
-_FIXED += ("data.turns", "data.rates", "data.fps", "data.balance")
+_FIXED += ("data.turns", "data.faults", "data.rates", "data.fps", "data.balance")
 _FIXED += ("data.pairs", "data.left_out")
 
 

@@ -174,6 +174,7 @@ def test_a_finished_run_does_nothing(tmp_path):
         ({"data": DataConfig(fps=12)}, "data.fps: 0 -> 12"),
         ({"data": DataConfig(balance=Balance(attribute="shape"))}, "attribute:  -> shape"),
         ({"data": DataConfig(turns=0.5)}, "data.turns: 0.0 -> 0.5"),
+        ({"data": DataConfig(faults=0.5)}, "data.faults: 0.0 -> 0.5"),
         ({"stages": (StageConfig(steps=7, batch=8),)}, "stages.0.batch: 4 -> 8"),
     ],
 )

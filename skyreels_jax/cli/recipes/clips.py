@@ -30,6 +30,7 @@ def source(config: DataConfig, *, split: str = "", pixels: bool = True) -> Sourc
         num_frames=config.num_frames,
         num_sentences=config.captions,
         turns=config.turns,
+        faults=config.faults,
         rates=config.rates,
     )
     builder.download_and_prepare()

@@ -30,7 +30,8 @@ from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
-READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance", "turns")
+READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance")
+READ += ("turns", "faults")
 READ += ("middle", "vae", "latents", "encode_batch")
 OBJECTIVES = {objective.name: objective for objective in (FlowMatching, DiffusionForcing)}
 
@@ -157,8 +158,9 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
     model = load_vae(vae_folder(data))
     tokenizer = build_tokenizer()
     contents = {name: value for name, value in to_dict(data).items() if name in _CONTENTS}
-    if data.turns:  # stores were made before there were any
-        contents["turns"] = data.turns
+    for name in ("turns", "faults"):  # stores were made before there were any
+        if share := getattr(data, name):
+            contents[name] = share
     if data.rates != DataConfig.rates:  # and before there were others
         contents["rates"] = list(data.rates)
     settings = {

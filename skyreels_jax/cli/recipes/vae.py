@@ -22,7 +22,8 @@ from skyreels_jax.training.loop import Loader
 LOGVAR_START = -5.0  # a posterior of unit variance would drown the first latents in noise
 MEASURED = 256  # clips over which the latents' statistics are taken
 BATCH = 8
-READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance", "turns")
+READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance")
+READ += ("turns", "faults")
 
 
 class VAERecipe:

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.captions import sentence, structured
+from skyreels_jax.data.toy_film.faults import sample_fault
 from skyreels_jax.data.toy_film.render import render
 from skyreels_jax.data.toy_film.turns import render_turn, sample_turn
 
@@ -33,6 +34,7 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
     num_clips: clips in "train". num_frames: frames of each, 4k + 1. num_sentences: paraphrases of
     each caption. seed: of the first clip; seed ranges that do not overlap share no film.
     turns: share of the films of training scenes that turn into another (`turns.py`).
+    faults: share of the films of training scenes that move badly (`faults.py`).
     rates: frames a second; where there are several, clips have them in turn, by their seed.
     """
 
@@ -41,6 +43,7 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
     num_sentences: int = 4
     seed: int = 0
     turns: float = 0.0
+    faults: float = 0.0
     rates: tuple[int, ...] = (world.FPS,)
 
 
@@ -104,6 +107,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 video = render(scene, config.num_frames, fps=fps)
             else:
                 scene, video = turn.after, render_turn(turn, config.num_frames)
+            if split == "train" and (fault := sample_fault(seed, share=config.faults)):
+                video = fault.of(video)
             yield (
                 seed,
                 {
@@ -126,6 +131,7 @@ def toy_film(
     num_sentences: int = 4,
     seed: int = 0,
     turns: float = 0.0,
+    faults: float = 0.0,
     rates: tuple[int, ...] = (world.FPS,),
 ) -> Builder:
     """Returns the builder of one configuration; `download_and_prepare()` renders what is missing.
@@ -137,8 +143,9 @@ def toy_film(
         raise UserError(
             "ToyFilm needs num_clips >= 1, num_sentences >= 1, seed >= 0 and num_frames = 4k + 1"
         )
-    if not 0 <= turns <= 1 or (turns and num_frames < 5):
-        raise UserError("turns is a share of films, 0 to 1, and these have 5 frames or more")
+    for name, share in {"turns": turns, "faults": faults}.items():
+        if not 0 <= share <= 1 or (share and num_frames < 5):
+            raise UserError(f"{name} is a share of films, 0 to 1, and these have 5 frames or more")
     own = rates == (world.FPS,)
     if not rates or min(rates) < 1 or (turns and not own):
         raise UserError(
@@ -146,14 +153,16 @@ def toy_film(
         )
     fps = "" if own else f"-{'_'.join(map(str, rates))}fps"
     turning = f"-turns{turns:g}" if turns else ""
+    faulty = f"-faults{faults:g}" if faults else ""
     config = ToyFilmConfig(
-        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}{turning}{fps}",
+        name=f"{num_clips}x{num_frames}x{num_sentences}-{seed}{turning}{faulty}{fps}",
         description=f"{num_clips} clips of {num_frames} frames",
         num_clips=num_clips,
         num_frames=num_frames,
         num_sentences=num_sentences,
         seed=seed,
         turns=turns,
+        faults=faults,
         rates=rates,
     )
     return Builder(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
