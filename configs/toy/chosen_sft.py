@@ -9,11 +9,11 @@ stages.json). Nothing ends it early, so that the steps stay equal; if that run e
 Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dpo.py)
           All beside each other, on 256 held-out captions with 3 seeds each:
           skyreels-jax evaluate --benchmark motion --outdir eval/motion \\
-              --setting "before: model=runs/toy/sft/export" \\
+              --setting "before: model=runs/toy/found/export" \\
               --setting "Flow-DPO: model=runs/toy/flow_dpo/export" \\
               --setting "chosen films: model=runs/toy/chosen_sft/export" \\
-              --setting "beta 400: model=runs/toy/flow_dpo_beta400/export" \\
-              --setting "beta 25: model=runs/toy/flow_dpo_beta25/export"
+              --setting "beta 2000: model=runs/toy/flow_dpo_beta2000/export" \\
+              --setting "beta 125: model=runs/toy/flow_dpo_beta125/export"
 Hardware: 2 CPU cores, float32; how long it takes is not measured yet (it makes no films to train
           on).
 Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder. Not measured yet.

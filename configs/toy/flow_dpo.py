@@ -1,16 +1,16 @@
 """Motion learning: the miniature ranks its own films by a reward and learns from the pairs.
 
-Three stages; in each it makes 8 films for each of 192 captions (half of them balanced over
+Three stages; in each it makes 8 films for each of 96 captions (half of them balanced over
 subjects, half over ways to move), puts the best against the worst, trains until it tells them apart
 no better than before, and then is its own reference. Every stage is measured on held-out captions
 by the reward and by the judge (runs/toy/flow_dpo/stages.json), and the run ends when something else
 than motion has suffered.
 
-Command:  skyreels-jax train --config configs/toy/flow_dpo.py   (after sft.py and reward.py)
+Command:  skyreels-jax train --config configs/toy/flow_dpo.py   (after found.py and reward.py)
           At any point it can be stopped and given again.
           What it changed, on 256 held-out captions with 3 seeds each:
           skyreels-jax evaluate --benchmark motion --outdir eval/flow_dpo \\
-              --setting "before: model=runs/toy/sft/export" \\
+              --setting "before: model=runs/toy/found/export" \\
               --setting "after: model=runs/toy/flow_dpo/export"
 Hardware: 2 CPU cores, float32; how long it takes is not measured yet.
 Result:   runs/toy/flow_dpo/export, a diffusers SkyReelsV2Pipeline folder, and the run of each stage
@@ -19,10 +19,10 @@ Result:   runs/toy/flow_dpo/export, a diffusers SkyReelsV2Pipeline folder, and t
           consistency and quality as before.
 
 To compare with: plain fine-tuning on the chosen films (chosen_sft.py), and other strengths.
-          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=400 \\
-              --out runs/toy/flow_dpo_beta400
-          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=25 \\
-              --out runs/toy/flow_dpo_beta25
+          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=2000 \\
+              --set preferences.films=runs/toy/flow_dpo --out runs/toy/flow_dpo_beta2000
+          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=125 \\
+              --set preferences.films=runs/toy/flow_dpo --out runs/toy/flow_dpo_beta125
 """
 
 import pathlib
@@ -31,7 +31,7 @@ import ml_collections
 
 from skyreels_jax.cli.train import read_config
 
-START = pathlib.Path(__file__).with_name("sft.py")
+START = pathlib.Path(__file__).with_name("found.py")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -39,9 +39,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.kind = "flow_dpo"
     config.start = config.out
     config.out = "runs/toy/flow_dpo"
-    config.objective = {"name": "flow_dpo", "beta": 100.0, "velocity": config.objective}
-    config.data = {"vae": config.data.vae, "fps": config.data.fps}  # its clips are its own films
-    config.stages = ({"steps": 336, "batch": 8},)  # at most, and pairs
+    # Of a mean squared error. With 100 (that of image models with adapters) both sides of every
+    # pair become worse by several times what tells them apart, and films with them (docs/log.md).
+    config.objective = {"name": "flow_dpo", "beta": 500.0, "velocity": config.objective}
+    config.data = {"vae": config.data.vae}  # its clips are its own films
+    config.stages = ({"steps": 96, "batch": 8},)  # at most, and pairs
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-4
     config.optimizer.warmup_steps = 20
     config.optimizer.decay_start = 1.0  # a stage ends when it is flat, not at a known step
@@ -51,12 +53,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.preferences = {
         "reward": "skyreels_jax.models.reward.load:load_reward runs/toy/reward",
         "stages": 3,
-        "prompts": 96,
+        "prompts": 48,
         "films_per_prompt": 8,
         "batch_size": 16,
         "inference_steps": 15,
-        # 24 steps see every pair once; the mean of 48 has an error of 2.5 points.
-        "plateau": {"window": 48, "patience": 2, "gain": 0.01, "floor": 0.6},
+        # 12 steps see every pair once; the mean of 24 has an error of 3 points.
+        "plateau": {"window": 24, "patience": 1, "gain": 0.02, "floor": 0.6},
         "guards": {"films": 128, "adherence": 0.02, "consistency": 0.02, "quality": 1.0},
     }
     return config
