@@ -43,6 +43,7 @@ def fit(
     train_step: TrainStep,
     state: TrainState,
     *,
+    rest: Any,
     config: TrainConfig,
     loader: Loader,
     folder: pathlib.Path,
@@ -58,6 +59,7 @@ def fit(
     running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
     device once a window and one step late, so that the device never waits for the host (but once
     in each window of `until`). `state` must not be used afterwards: its buffers are donated.
+    rest, frozen: of every step, as in `make_train_step`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jitted = jax.jit(train_step, donate_argnums=0, compiler_options=_compiler_options())
@@ -80,7 +82,7 @@ def fit(
         with contextlib.closing(reporter):
             while step < total and not stop.asked and not watch.over():
                 batch, size = batches.next(step)
-                state, metrics = jitted(state, batch, frozen)
+                state, metrics = jitted(state, batch, rest, frozen)
                 step += 1
                 reporter.add(step, metrics, size)
                 watch.add(metrics)

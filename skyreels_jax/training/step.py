@@ -1,5 +1,6 @@
 """The train step: the only place in the package that takes a gradient of a loss."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,6 @@ def make_train_step(
     objective: Objective,
     tx: optax.GradientTransformation,
     graphdef: nnx.GraphDef,
-    rest: Any,
     *,
     seed: int,
     ema_decay: float | None = None,
@@ -30,7 +30,7 @@ def make_train_step(
     compute_dtype: Any = None,
     trained: Callable[[str], bool] | None = None,
 ) -> TrainStep:
-    """Returns train_step(state, batch, frozen=None) -> (state, metrics), to be jitted.
+    """Returns train_step(state, batch, rest, frozen=None) -> (state, metrics), to be jitted.
 
     It is pure; the state may be donated.
     The loss is total / weight of the whole batch, whatever the number of micro-batches: with
@@ -40,29 +40,35 @@ def make_train_step(
     A step whose gradients are not finite changes nothing but `step` and `skipped`.
 
     graphdef, rest: the model without its parameters, from `nnx.split(model, nnx.Param, ...)`.
+    `rest` is an argument: closed over, fixed weights would become constants of the program.
     ema_decay: None leaves state.ema as it is.
-    compute_dtype: parameters and `frozen` are cast to it for the forward and backward pass only.
+    compute_dtype: parameters, `rest` and `frozen` are cast to it for the forward and backward pass
+    only.
     trained: predicate over parameter paths; no gradient is computed for the others.
     frozen: handed to the objective; any pytree, never donated.
     metrics: "loss", the objective's, "grad_norm" (before clipping), "skipped" (0 or 1); float32
     scalars.
     """
 
-    def loss_sum(params: Params, batch: Batch, key, frozen: Any) -> tuple[jax.Array, LossOutput]:
+    def loss_sum(
+        params: Params, batch: Batch, key, others: tuple[Any, Any]
+    ) -> tuple[jax.Array, LossOutput]:
         params = _stop_untrained(params, trained)
         if compute_dtype is not None:
-            params, frozen = (_cast(tree, compute_dtype) for tree in (params, frozen))
+            params, others = (_cast(tree, compute_dtype) for tree in (params, others))
+        rest, frozen = others
         out = objective(nnx.merge(graphdef, params, rest), batch, key, frozen=frozen)
         return out.total.astype(jnp.float32), out
 
     gradient = jax.grad(loss_sum, has_aux=True)
 
-    def train_step(state: TrainState, batch: Batch, frozen: Any = None):
+    def train_step(state: TrainState, batch: Batch, rest: Any, frozen: Any = None):
         key = stream(seed, "step", state.step)
         if accumulate == 1:
-            grads, out = gradient(state.params, batch, key, frozen)
+            grads, out = gradient(state.params, batch, key, (rest, frozen))
         else:
-            grads, out = _accumulated(gradient, state.params, batch, key, frozen, accumulate)
+            micro = functools.partial(gradient, others=(rest, frozen))
+            grads, out = _accumulated(micro, state.params, batch, key, accumulate)
         weight = jnp.maximum(out.weight, jnp.finfo(jnp.float32).tiny)
         grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
         norm = optax.tree.norm(grads)
@@ -102,12 +108,12 @@ def _apply(
     return TrainState(state.step + 1, params, opt_state, average, skipped)
 
 
-def _accumulated(gradient, params, batch, key, frozen, count: int) -> tuple[Params, LossOutput]:
+def _accumulated(gradient, params, batch, key, count: int) -> tuple[Params, LossOutput]:
     """Gradients and sums of `count` micro-batches, added up one after the other."""
     micro = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
 
     def one(index, batch):
-        return gradient(params, batch, jax.random.fold_in(key, index), frozen)
+        return gradient(params, batch, jax.random.fold_in(key, index))
 
     def body(carry, xs):
         return jax.tree.map(jnp.add, carry, one(*xs)), None

@@ -74,7 +74,7 @@ def run(folder, settings, *, seen=None, stop_after=None, until=None):
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     tx = make_optimizer(settings.optimizer, params, 12)
-    step = make_train_step(objective, tx, graphdef, rest, seed=3, ema_decay=0.9)
+    step = make_train_step(objective, tx, graphdef, seed=3, ema_decay=0.9)
     count = [0]
 
     def loader(stage, index):
@@ -95,7 +95,8 @@ def run(folder, settings, *, seen=None, stop_after=None, until=None):
         return Watched(iter(data), look)
 
     state = init_state(params, tx, ema=True)
-    return fit(step, state, config=settings, loader=loader, folder=folder, until=until)
+    options = {"loader": loader, "folder": folder, "until": until}
+    return fit(step, state, rest=rest, config=settings, **options)
 
 
 class Watched:

@@ -45,9 +45,10 @@ def build(tx=None, **options):
     graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     tx = optax.sgd(0.1) if tx is None else tx(params)
-    step = make_train_step(weighted, tx, graphdef, rest, seed=7, **options)
+    step = make_train_step(weighted, tx, graphdef, seed=7, **options)
     state = init_state(params, tx, ema=options.get("ema_decay") is not None)
-    return jax.jit(step, donate_argnums=0), state
+    jitted = jax.jit(step, donate_argnums=0)
+    return lambda state, batch: jitted(state, batch, rest), state
 
 
 def test_accumulation_is_the_exact_weighted_mean():
@@ -133,12 +134,10 @@ def test_the_step_is_compiled_once(committed):
     if committed:
         params = jax.device_put(params, jax.devices()[0])
     tx = make_optimizer(OptimizerConfig(), params, 10)
-    step = jax.jit(
-        make_train_step(counting, tx, graphdef, rest, seed=0, ema_decay=0.9), donate_argnums=0
-    )
+    step = jax.jit(make_train_step(counting, tx, graphdef, seed=0, ema_decay=0.9), donate_argnums=0)
     state = init_state(params, tx, ema=True)
     for index in range(4):
-        state, _ = step(state, batch(index))
+        state, _ = step(state, batch(index), rest)
     assert step._cache_size() == 1 and len(traces) == 1
 
 
@@ -154,9 +153,9 @@ def test_compute_dtype_is_that_of_the_forward_pass_only():
     graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     tx = optax.sgd(0.1)
-    step = make_train_step(look, tx, graphdef, rest, seed=0, compute_dtype=jnp.bfloat16)
+    step = make_train_step(look, tx, graphdef, seed=0, compute_dtype=jnp.bfloat16)
     frozen = {"weights": jnp.ones(2), "count": jnp.int32(1)}
-    state, metrics = jax.jit(step)(init_state(params, tx, ema=False), batch(), frozen)
+    state, metrics = jax.jit(step)(init_state(params, tx, ema=False), batch(), rest, frozen)
     assert seen == [jnp.bfloat16, jnp.bfloat16]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert metrics["loss"].dtype == jnp.float32
@@ -170,11 +169,11 @@ def test_frozen_argument_reaches_the_objective():
     teacher = Net(nnx.Rngs(1))
     graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     tx = optax.sgd(0.05)
-    step = jax.jit(make_train_step(distance, tx, graphdef, rest, seed=0), donate_argnums=0)
+    step = jax.jit(make_train_step(distance, tx, graphdef, seed=0), donate_argnums=0)
     state = init_state(nnx.to_pure_dict(params), tx, ema=False)
     losses = []
     for _ in range(3):
-        state, metrics = step(state, batch(), teacher)
+        state, metrics = step(state, batch(), rest, teacher)
         losses.append(float(metrics["loss"]))
     assert losses[2] < losses[0]
     jax.tree.map(lambda leaf: leaf.block_until_ready(), teacher)  # it was not donated
@@ -185,3 +184,27 @@ def test_metrics_are_float32_scalars(dtype):
     step, state = build(compute_dtype=dtype)
     _, metrics = step(state, batch())
     assert {(m.dtype.name, m.shape) for m in metrics.values()} == {("float32", ())}
+
+
+def test_what_is_no_parameter_is_an_argument_and_no_constant_of_the_program():
+    class Fixed(nnx.Variable):
+        pass
+
+    class Big(nnx.Module):
+        def __init__(self):
+            self.small, self.big = nnx.Param(jnp.ones(3)), Fixed(jnp.ones((3, 100_000)))
+
+    def loss(model, batch, key, *, frozen=None):
+        seen.append(model.big.dtype)
+        total = jnp.sum((batch["x"] * model.small[...][None]) @ model.big[...])
+        return LossOutput(total.astype(jnp.float32), jnp.float32(len(batch["x"])), {})
+
+    seen = []
+    graphdef, params, rest = nnx.split(Big(), nnx.Param, ...)
+    tx = optax.adam(0.1)
+    state = init_state(nnx.to_pure_dict(params), tx, ema=True)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 3 * 4 + 3  # and three counters
+    step = jax.jit(make_train_step(loss, tx, graphdef, seed=0, compute_dtype=jnp.bfloat16))
+    lowered = step.lower(state, batch(), rest)
+    assert len(lowered.as_text()) < 100_000 and seen == [jnp.bfloat16]
+    assert {leaf.dtype for leaf in jax.tree.leaves(rest)} == {jnp.dtype("float32")}
