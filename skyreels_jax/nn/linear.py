@@ -39,6 +39,7 @@ class Linear(nnx.Module):
     """`y = x @ kernel + bias` over the last axis, kernel [in, out].
 
     Computes in the dtype of the kernel, or in `dtype` when given (kernel and input are cast to it).
+    An `adapter`, if there is one, is called with x and its result added (see `nn.lora`).
     """
 
     def __init__(
@@ -54,11 +55,14 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
         self.dtype = dtype
+        self.adapter: nnx.Module | None = None
 
     def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
         kernel = self.kernel[...]
         kernel = kernel if self.dtype is None else kernel.astype(self.dtype)
         y = matmul(x, kernel)
+        if self.adapter is not None:
+            y = y + self.adapter(x).astype(y.dtype)
         if self.bias is None:
             return y
         bias = self.bias[...].astype(y.dtype)
