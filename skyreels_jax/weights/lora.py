@@ -5,19 +5,20 @@ model's name tables say where each change belongs; there is no second list of na
 spellings of peft and diffusers (`transformer.blocks.0.attn1.to_q.lora_A.weight`), of official and
 ComfyUI files (`diffusion_model.blocks.0.self_attn.q.lora_down.weight`, `.alpha`) and of
 musubi-tuner (`lora_unet_blocks_0_self_attn_q.lora_down.weight`); also whole changes, as distilled
-adapters hold them: `.diff` of a weight, `.diff_b` of a bias, `.diff_m` of a modulation.
+adapters hold them: `.diff` of a weight, `.diff_b` of a bias, `.diff_m` of a modulation. Written
+are peft's spelling and the names of diffusers.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
-from skyreels_jax.weights.convert import Slot, listing, plan
+from skyreels_jax.weights.convert import Slot, cast, listing, plan
 from skyreels_jax.weights.merge import Adapter, Change
 from skyreels_jax.weights.reader import TensorSource
 from skyreels_jax.weights.table import Table
@@ -115,6 +116,28 @@ def read_lora(
                 whole = factor * whole if role == "up_bias" else whole
                 changes.setdefault(slot.path, []).append(Change(slot.index, whole=whole))
     return Adapter(name=source.name, changes=changes)
+
+
+def export_lora(
+    adapter: Adapter, table: Table, abstract: Params, *, dtype: Any = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, array) of the tensors of a file from which `read_lora` makes `adapter` again.
+
+    They say no alpha: it is in the factors, so that whoever takes it for the rank, as all readers
+    do where nothing else is said, has the same adapter. `dtype`: of the tensors; None: float32.
+    Raises `ValueError` for changes that are no factors of a linear layer of the model.
+    """
+    slots = {(slot.path, slot.index): (name, slot) for name, slot in plan(table, abstract).items()}
+    for path, changes in adapter.changes.items():
+        for change in changes:
+            name, slot = slots.get((path, change.index), ("", None))
+            if slot is None or slot.transform != LINEAR or change.down is None:
+                raise ValueError(f"{path}{list(change.index)}: no factors of a linear layer")
+            layer = f"transformer.{name.removesuffix('.weight')}"
+            for role, factor in (("lora_A", change.down), ("lora_B", change.up)):
+                array = np.asarray(factor.T, order="C")
+                array = cast(layer, array, np.dtype(dtype or np.float32))
+                yield f"{layer}.{role}.weight", array
 
 
 def _locate(

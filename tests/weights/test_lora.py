@@ -12,12 +12,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.weights.lora import read_lora
-from skyreels_jax.weights.merge import changed_paths, merge
+from skyreels_jax.weights.lora import export_lora, read_lora
+from skyreels_jax.weights.merge import Adapter, Change, changed_paths, merge
 from skyreels_jax.weights.peft import open_lora, peft_scaling
 from skyreels_jax.weights.reader import DictSource
 from skyreels_jax.weights.table import Rule
 from skyreels_jax.weights.transforms import CONV3D, LINEAR
+from skyreels_jax.weights.writer import write_file
 
 SHAPES = {
     "blocks": {"q": {"kernel": (2, 4, 6), "bias": (2, 6)}, "modulation": (2, 1, 3)},
@@ -217,3 +218,42 @@ def test_alpha_of_a_peft_folder_and_of_a_header(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match="adapter_config.json: not readable as json"):
         open_lora(tmp_path)
+
+
+def factors(*, rank, seed=0):
+    return {"down": draw(4, rank, seed=seed), "up": draw(rank, 6, seed=seed)}
+
+
+def test_a_written_adapter_is_read_as_it_was(tmp_path):
+    changes = [Change((1,), **factors(rank=2)), Change((0,), **factors(rank=3, seed=1))]
+    adapter = Adapter(name="ours", changes={"blocks/q/kernel": changes})
+    tensors = dict(export_lora(adapter, TABLES[0], ABSTRACT))
+    assert {name: array.shape for name, array in tensors.items()} == {
+        "transformer.blocks.0.attn.to_q.lora_A.weight": (3, 4),
+        "transformer.blocks.0.attn.to_q.lora_B.weight": (6, 3),
+        "transformer.blocks.1.attn.to_q.lora_A.weight": (2, 4),
+        "transformer.blocks.1.attn.to_q.lora_B.weight": (6, 2),
+    }
+    write_file(tmp_path / "a.safetensors", tensors, metadata={"format": "pt"})
+    source, scaling = open_lora(tmp_path / "a.safetensors")
+    again = read_lora(source, TABLES, ABSTRACT, scaling=scaling).changes["blocks/q/kernel"]
+    for change in changes:
+        (other,) = (c for c in again if c.index == change.index)
+        jax.tree.map(np.testing.assert_array_equal, other, change)
+    half = dict(export_lora(adapter, TABLES[0], ABSTRACT, dtype="float16"))
+    assert {array.dtype for array in half.values()} == {np.dtype("float16")}
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("blocks/q/kernel", Change((2,), **factors(rank=2))),
+        ("blocks/q/kernel", Change((0,), whole=draw(4, 6))),
+        ("blocks/k/kernel", Change((0,), **factors(rank=2))),
+        ("patch/kernel", Change((), **factors(rank=2))),
+    ],
+)
+def test_only_factors_of_linear_layers_are_written(path, change):
+    adapter = Adapter(name="ours", changes={path: [change]})
+    with pytest.raises(ValueError, match="no factors of a linear layer"):
+        dict(export_lora(adapter, TABLES[0], ABSTRACT))
