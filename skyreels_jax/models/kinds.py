@@ -1,9 +1,11 @@
 """The sorts of components that a model folder may hold, and what each becomes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 
 from skyreels_jax.core.types import Params
@@ -95,6 +97,12 @@ IMAGE_PARTS = (*TEXT_PARTS, "image_encoder")
 
 def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:
     """Returns structure and parameter shapes of component `name` ("vae", ...); takes no memory."""
+    graphdef, params = _abstract_model(name, config)
+    return graphdef, jax.tree.map(lambda leaf: leaf, params)  # a tree of the caller's own
+
+
+@functools.cache  # tracing a model takes up to a second, and every loading asks
+def _abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:
     model = nnx.eval_shape(lambda: KINDS[name].model(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)
