@@ -54,8 +54,8 @@ class FlowDPO:
     batch: {"chosen", "rejected": [B, T, H, W, C] normalised; all else as `velocity` wants it}.
     frozen: the reference's parameters, a tree like the model's own. They take their places in the
       model; all that is no parameter is shared. So where the parameters are adapters upon fixed
-      weights, those are held once, and the reference is a tree of small matrices (zeros: the fixed
-      weights themselves). Nothing trains adapters yet: here the reference is a second set.
+      weights (`lora` in a config), those are held once, and the reference is a tree of small
+      matrices; where whole models are trained, it is a second set of all weights.
     velocity: whose times, counted frames and caption dropout those of a pair are.
     Metrics, `METRICS`: "implicit_accuracy" (share of pairs whose margin is positive; ties count
       half), "margin", "reward_chosen", "reward_rejected", "mse_chosen", "mse_rejected" (of the

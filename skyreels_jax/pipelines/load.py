@@ -44,7 +44,7 @@ def find(model_id: str) -> "ModelSource":
     if (path / "checkpoints").is_dir():
         from skyreels_jax.pipelines.run import open_run  # brings Orbax, which nobody else needs
 
-        return open_run(path)
+        return open_run(path, find)
     if path.exists() or not HUB_ID.fullmatch(model_id):
         return open_folder(str(path.resolve()), path)
     small = fetch(model_id, small=True)

@@ -1,11 +1,15 @@
 """What one training run is, as frozen dataclasses; configs/*.py are ml_collections files of it."""
 
 import dataclasses
+import math
+import re
 from collections.abc import Collection
 from typing import Any, Literal
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.selection import Balance
+
+ADAPTED = ("text_to_video", "flow_dpo")  # the kinds of training that can train adapters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,6 +146,38 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Adapters are trained, upon weights that stay as they are: W + alpha / rank * down @ up.
+
+    targets: regular expressions of the paths of kernels that get one, each matched as a whole;
+    legal are the transformer's linear layers. Of the adapters, "adapter/down/kernel" and
+    "adapter/up/kernel" under the path of a layer are what `optimizer` calls parameters.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = (
+        "transformer/blocks/attn[12]/[qkvo]/kernel",
+        "transformer/blocks/ffn/(up|down)/kernel",
+    )
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise UserError(f"lora.rank is 1 or more, got {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise UserError(f"lora.alpha must be more than 0 and finite, got {self.alpha:g}")
+        if not self.targets:
+            raise UserError("lora.targets: name layers, such as 'transformer/blocks/.*/kernel'")
+        for target in self.targets:
+            try:
+                re.compile(target)
+            except re.error as error:
+                raise UserError(
+                    f"lora.targets: {target!r} is no regular expression ({error})"
+                ) from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run; `model` and `objective` are mappings in a config file, dataclasses once
     resolved.
@@ -156,6 +192,8 @@ class TrainConfig:
     ema_decay: of the averaged parameters (0: none are kept).
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
+    lora: adapters are trained upon the weights at `start`, of the kinds `ADAPTED`; None: whole
+    models are.
     """
 
     kind: Literal["vae", "text_to_video", "reward", "flow_dpo"]
@@ -174,8 +212,13 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 2
     flow_shift: float = 1.0
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
+        if self.lora is not None and self.kind not in ADAPTED:
+            raise UserError(
+                f"lora: {self.kind} trains whole models; legal for {' and '.join(ADAPTED)}"
+            )
         for stage in self.stages:
             if self.accumulate < 1 or stage.batch % self.accumulate:
                 raise UserError(

@@ -68,7 +68,9 @@ def make_optimizer(
     names = [name for name, _ in named_leaves(params)]
     for pattern in (*config.adam_paths, *config.frozen):
         if not any(re.fullmatch(pattern, name) for name in names):
-            raise UserError(f"optimizer: pattern {pattern!r} matches no parameter path")
+            raise UserError(
+                f"optimizer: pattern {pattern!r} matches no parameter path, such as {names[0]}"
+            )
     scale = schedule(config, total_steps)
 
     def rate(peak: float) -> optax.Schedule:

@@ -9,7 +9,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.training.config import DataConfig, TrainConfig
 
 # After a change of these, randomness or the order of the data would break off in mid-run.
-_FIXED = ("kind", "seed", "accumulate", "model")
+_FIXED = ("kind", "seed", "accumulate", "model", "lora")
 _FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
 _FIXED += ("data.turns", "data.faults", "data.rates", "data.fps", "data.balance")
 _FIXED += ("data.pairs", "data.left_out")
@@ -20,10 +20,12 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     that the checkpoint of `step` was written with.
 
     Raises `UserError` for a change after which the run would be neither the old one nor a new one:
-    a field of `_FIXED`, a stage before `step`, or the shape of the stage in which `step` lies.
+    a field of `_FIXED`, what adapters are trained upon, a stage before `step`, or the shape of the
+    stage in which `step` lies.
     """
     lines = differences(saved, config)
-    fixed = [name for name in lines if among(name, _FIXED)]
+    fields = _FIXED if config.lora is None else (*_FIXED, "start")  # adapters are nothing alone
+    fixed = [name for name in lines if among(name, fields)]
     fixed += _past_stages(list(lines), saved["stages"], step)
     if fixed:
         listed = ", ".join(lines[name] for name in fixed)

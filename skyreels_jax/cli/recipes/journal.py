@@ -13,7 +13,7 @@ from skyreels_jax.training.preferences import FlowDPOConfig
 Row = dict[str, Any]
 FILE, STOPPED = "stages.json", "stopped"
 # After a change of these, stages would not follow from each other, or not compare.
-_FIXED = ("kind", "seed", "model", "start", "objective.name", "data.num_frames")
+_FIXED = ("kind", "seed", "model", "lora", "start", "objective.name", "data.num_frames")
 _FIXED += ("preferences.reward", "preferences.films", "preferences.guards.films")
 
 

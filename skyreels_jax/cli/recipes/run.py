@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,13 @@ from flax import nnx
 
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.cli.recipes.lora import adapted, export_adapter
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
 from skyreels_jax.pipelines.cache import enable_compilation_cache
+from skyreels_jax.pipelines.run import has_adapters, run_config
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
@@ -27,28 +30,28 @@ def train(
     config: TrainConfig,
     *,
     reference: bool = False,
+    adapters: str | None = None,
     until: Plateau | None = None,
 ) -> bool:
     """Runs or continues the training that `config` describes; returns whether it is finished.
 
-    reference: whether the objective is given the weights that the run started with, as `frozen`.
+    reference: whether the objective is given the parameters that it started with, as `frozen`.
+    adapters: with `config.lora`, the folder of a run whose adapters this one begins with; None: it
+    begins with new ones.
     until: what ends it before its last step.
     """
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
-    model = recipe.make(config, nnx.Rngs(config.seed))
-    graphdef, state, rest = nnx.split(model, nnx.Param, ...)
-    params = nnx.to_pure_dict(state)
-    if config.start:
-        params = started(config.start, params, fps=config.data.fps)
-    print(f"{config.kind}: {count_parameters(params):,} parameters, {config.total_steps} steps")
+    graphdef, params, rest = _begun(recipe, config, adapters)
+    upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
+    count = f"{count_parameters(params):,} parameters{upon}"
+    print(f"{config.kind}: {count}, {config.total_steps} steps")
     loader = recipe.loader(config)
     tx = make_optimizer(config.optimizer, params, config.total_steps)
     step = make_train_step(
         config.objective,
         tx,
         graphdef,
-        rest,
         seed=config.seed,
         ema_decay=config.ema_decay or None,
         accumulate=config.accumulate,
@@ -59,13 +62,29 @@ def train(
     )
     start = init_state(params, tx, ema=bool(config.ema_decay))
     frozen = jax.device_put(params) if reference else None
-    return fit(
-        step, start, config=config, loader=loader, folder=folder, frozen=frozen, until=until
-    ).finished
+    options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
+    return fit(step, start, rest=rest, config=config, **options).finished
+
+
+def _begun(
+    recipe: Recipe, config: TrainConfig, adapters: str | None
+) -> tuple[nnx.GraphDef, Params, Any]:
+    """Returns the model that a run trains: structure, first parameters, and all that is none."""
+    if config.lora is not None:
+        graphdef, params, rest = adapted(recipe, config)
+        if adapters is not None:
+            params = restore_params(pathlib.Path(adapters) / "checkpoints", params)
+        return graphdef, params, rest
+    model = recipe.make(config, nnx.Rngs(config.seed))
+    graphdef, state, rest = nnx.split(model, nnx.Param, ...)
+    params = nnx.to_pure_dict(state)
+    if config.start:
+        params = started(config.start, params, fps=config.data.fps)
+    return graphdef, params, rest
 
 
 def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:
-    """Returns the shapes and types of the parameters that a run trains."""
+    """Returns the shapes and types of the parameters of the model of a run, without adapters."""
     model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
     return nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
 
@@ -75,18 +94,21 @@ def export(
 ) -> pathlib.Path:
     """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
-    They are the averaged ones if the run kept them. The folder, `to`/export or that of the run, is
+    They are the averaged ones if the run kept them. Adapters are merged, and written as well by
+    themselves (`lora.FILE`). The folder, `to`/export or that of the run, is
     written aside and moved into place. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
         raise UserError(f"{out} holds no checkpoints to export; train first")
-    params = restore_params(out / "checkpoints", abstract_params(recipe, config))
+    params = started(str(out), abstract_params(recipe, config))
     to = to or out
     partial, final = to / "export.partial", to / "export"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     recipe.export(config, params, partial, dtype)
+    if has_adapters(run_config(out)[1]):
+        export_adapter(out, config, partial, dtype)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     return final

@@ -12,6 +12,7 @@ from skyreels_jax.cli.recipes import own_films, run
 from skyreels_jax.cli.recipes.flow_dpo import FlowDPORecipe, check
 from skyreels_jax.cli.recipes.journal import STOPPED, Journal, Row
 from skyreels_jax.cli.recipes.lent import check_lent, lent_steps
+from skyreels_jax.cli.recipes.lora import check_lora
 from skyreels_jax.cli.recipes.own_films import (
     REWARD,
     Order,
@@ -50,13 +51,14 @@ def train(recipe: FlowDPORecipe, config: FlowDPOConfig) -> bool:
     """Runs or continues all stages; returns whether they are finished (False: a signal came).
 
     Stage k makes films with the model of stage k - 1 (of `config.start` first), ranks them, trains
-    on the pairs with that model as the reference, and is measured on held-out captions: reward and
-    judge, side by side. With `preferences.films` it takes the films of another run's stage k. All
-    that is finished is on disk under `config.out`: a call goes on where the one before it was
-    stopped or killed, to the same result. Where an axis that motion learning is not to touch has
-    fallen too far, that stage is the last, and not the result.
+    on the pairs with that model as the reference (with `config.lora`: its adapters, with those as
+    they were), and is measured on held-out captions: reward and judge, side by side. With
+    `preferences.films` it takes the films of another run's stage k. All that is finished is on disk
+    under `config.out`: a call goes on where the one before it was stopped or killed, to the same
+    result. Where an axis that motion learning is not to touch has fallen too far, that stage is the
+    last, and not the result.
     """
-    _check(config)
+    _check(recipe, config)
     reward = own_films.open_reward(config.preferences.reward)
     journal = Journal(pathlib.Path(config.out), config)
     if len(journal.rows) <= config.preferences.stages and not journal.stopped:
@@ -117,6 +119,7 @@ def _train_stage(
         dataclasses.replace(recipe, pairs=pairs),
         steps,
         reference=isinstance(config.objective, FlowDPO),
+        adapters=_model_run(config, stage - 1) if config.lora and stage > 1 else None,
         until=said.plateau if said.films is None else None,
     )
     if not finished:
@@ -215,9 +218,10 @@ def _films(
     return make_films(folder, source, order, score, scores=scores, expected=expected, title=title)
 
 
-def _check(config: FlowDPOConfig) -> None:
+def _check(recipe: FlowDPORecipe, config: FlowDPOConfig) -> None:
     """Raises `UserError` for what would come out in the middle of the work."""
     check(config)
+    check_lora(recipe, config)
     check_size(_num_frames(config), SIZE, SIZE)
     check_start(config.start)
     vae = layout.read_component(vae_folder(config.data), "vae").config
@@ -240,13 +244,17 @@ def _model_run(config: FlowDPOConfig, stage: int) -> str:
 def _stage_config(config: FlowDPOConfig, stage: int) -> FlowDPOConfig:
     """Returns the config of one stage's training: from the model before it, in its own folder, with
     noise, times and an order of pairs of its own.
+
+    Adapters are upon `config.start` in all stages, so that those of the last are the whole change.
     """
     changed: dict[str, Any] = {"seed": own_films.seed_of(config.seed, stage)}
     if config.preferences.films is not None:
         steps = lent_steps(config, stage)
         changed["stages"] = (dataclasses.replace(config.stages[0], steps=steps),)
-    places = {"out": _model_run(config, stage), "start": _model_run(config, stage - 1)}
-    return dataclasses.replace(config, **places, **changed)
+    changed["out"] = _model_run(config, stage)
+    if config.lora is None:
+        changed["start"] = _model_run(config, stage - 1)
+    return dataclasses.replace(config, **changed)
 
 
 def _num_frames(config: FlowDPOConfig) -> int:

@@ -11,12 +11,14 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.pipelines import load
+from skyreels_jax.pipelines.run import has_adapters, run_config
 
 
 def started(place: str, like: Params, *, fps: int = 0) -> Params:
     """Returns the weights at `place`, float32, as a tree like `like`.
 
-    place: the folder of a run here (its averaged weights if it kept them), or what
+    place: the folder of a run here (its averaged weights if it kept them, its adapters merged into
+    what they were trained upon), or what
     `skyreels_jax.load` takes: "tiny", a folder in diffusers or official form, a hub id.
     A model without the embedding of frame rates may start from one with it, when all clips have
     `fps` frames a second: see `fold_fps`. Raises `UserError` if there is no such model.
@@ -36,7 +38,7 @@ def started(place: str, like: Params, *, fps: int = 0) -> Params:
         return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
 
     check_start(place)
-    if is_run(place):
+    if is_run(place) and not has_adapters(run_config(pathlib.Path(place))[1]):
         return restore_params(pathlib.Path(place) / "checkpoints", like, adapt=adapt)
     return matched(adapt(_weights(place, like)), like, of=place)
 

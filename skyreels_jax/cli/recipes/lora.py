@@ -1,0 +1,75 @@
+"""Training adapters: the model that such a run trains, and the file that it exports."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.cli.recipes.start import started
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.rng import stream
+from skyreels_jax.core.types import Params
+from skyreels_jax.models import layout
+from skyreels_jax.nn.lora import add_adapters
+from skyreels_jax.pipelines.lora import PART
+from skyreels_jax.pipelines.run import trained_adapter
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.weights.lora import export_lora
+from skyreels_jax.weights.writer import write_file
+
+FILE = "lora/pytorch_lora_weights.safetensors"  # its name is diffusers' own
+
+
+def check_lora(recipe: Recipe, config: TrainConfig) -> None:
+    """Raises `UserError` for adapters upon nothing, or that this model cannot have.
+
+    Reads nothing.
+    """
+    if config.lora is None:
+        return
+    if not config.start:
+        raise UserError(
+            "lora: adapters are trained upon a model: name it (start), such as 'tiny' or the "
+            "folder of a run"
+        )
+    nnx.eval_shape(lambda: _with_adapters(config, recipe.make(config, nnx.Rngs(0))))
+
+
+def adapted(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
+    """Returns structure, parameters and fixed weights of the model at `config.start` with new
+    adapters, which change nothing yet.
+
+    The fixed weights are held once, in the type that is computed in. Raises `UserError` as
+    `check_lora` and `started` do.
+    """
+    check_lora(recipe, config)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(0))))
+    weights = started(config.start, nnx.to_pure_dict(state), fps=config.data.fps)
+    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, config.compute_dtype), weights)
+    model = _with_adapters(config, nnx.merge(graphdef, weights))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    # Restored arrays are committed to their device, drawn ones are not; after the first step all
+    # would be, and the step be compiled again.
+    params, rest = jax.device_put((nnx.to_pure_dict(params), rest), jax.local_devices()[0])
+    return graphdef, params, rest
+
+
+def export_adapter(
+    run: pathlib.Path, config: TrainConfig, folder: pathlib.Path, dtype: str
+) -> None:
+    """Writes the adapter of `run`, without what it was trained upon, into `folder`/`FILE`."""
+    kind, part = layout.KINDS[PART], getattr(config.model, PART)
+    table, abstract = kind.diffusers_table(part), layout.abstract_model(PART, part)[1]
+    tensors = export_lora(trained_adapter(run), table, abstract, dtype=jnp.dtype(dtype))
+    (folder / FILE).parent.mkdir()
+    write_file(folder / FILE, dict(tensors), metadata={"format": "pt"})
+
+
+def _with_adapters(config: TrainConfig, model: nnx.Module) -> nnx.Module:
+    rngs = nnx.Rngs(params=stream(config.seed, "lora"))
+    add_adapters(model, **to_dict(config.lora), within=f"{PART}/", rngs=rngs)
+    return model

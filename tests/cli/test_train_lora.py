@@ -1,0 +1,163 @@
+"""Training of adapters, end to end: what is trained and kept, opened, started from, exported."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+import skyreels_jax
+from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.cli.main import main
+from skyreels_jax.cli.recipes.lora import FILE
+from skyreels_jax.cli.recipes.start import started
+from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.pipelines import load
+
+CONFIG = """
+import ml_collections
+from skyreels_jax.core.config import to_dict
+from skyreels_jax.testing.micro import micro_configs
+
+def get_config():
+    model = {name: to_dict(micro_configs()[name]) for name in ("transformer", "text_encoder")}
+    return ml_collections.ConfigDict({
+        "kind": "text_to_video",
+        "out": "%(root)s/run",
+        "start": "%(base)s",
+        "model": model,
+        "objective": {"caption_dropout": 0.5},
+        "data": {
+            "folder": "%(root)s/data", "clips": 8, "num_frames": 5, "captions": 2,
+            "vae": "%(base)s/vae", "latents": "%(root)s/latents",
+        },
+        "stages": ({"steps": 4, "batch": 2},),
+        "optimizer": {"learning_rate": 2e-2, "adam_paths": (".*ffn.*",), "warmup_steps": 1},
+        "lora": {"rank": 4, "alpha": 6.0},
+        "ema_decay": 0.5,
+        "accumulate": 2,
+        "flow_shift": 3.0,
+        "log_every": 1,
+        "save_every": 2,
+        "keep": 3,
+    })
+"""
+PARTS = ("transformer", "text_encoder")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, micro_folder):
+    """The folder of a config and of its run."""
+    root = tmp_path_factory.mktemp("lora")
+    (root / "lora.py").write_text(CONFIG % {"root": root, "base": micro_folder})
+    assert train(root, "--export_dtype", "float32") == 0
+    return root
+
+
+def train(root, *args):
+    return main(["train", "--config", str(root / "lora.py"), *args])
+
+
+def settings(**changes):
+    return [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
+
+
+def weights(place):
+    modules = load.find(str(place)).read("float32")
+    return {name: nnx.to_pure_dict(nnx.state(modules[name])) for name in PARTS}
+
+
+def state(run, step):
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        return checkpoints.restore_raw(step)
+
+
+def test_adapters_alone_are_trained_averaged_and_kept(root):
+    held, width, depth = state(root / "run", 4), 24, 2
+    # A down and an up for q, k, v, o of both attentions and for both layers of the mlp.
+    expected = depth * 4 * (8 * (width + width) + 2 * (width + 48))
+    for name in ("params", "ema"):
+        leaves = dict(named_leaves(held[name]))
+        assert len(leaves) == 20 and sum(leaf.size for leaf in leaves.values()) == expected
+        assert all("/adapter/" in path and leaf.any() for path, leaf in leaves.items())
+    # Muon has one average of a matrix, Adam two; nothing has the size of what is fixed.
+    assert sum(np.size(leaf) for leaf in jax.tree.leaves(held["opt_state"])) < 2 * expected
+
+
+def test_the_run_opens_as_a_model_whose_named_layers_changed(root, micro_folder):
+    before, after = (dict(named_leaves(weights(p))) for p in (micro_folder, root / "run"))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    layers = {f"attn{n}/{x}" for n in (1, 2) for x in "qkvo"} | {"ffn/up", "ffn/down"}
+    assert changed == {f"transformer/blocks/{layer}/kernel" for layer in layers}
+    source, base = load.find(str(root / "run")), load.find(str(micro_folder))
+    assert source.fingerprint != base.fingerprint and source.defaults.num_frames == 5
+
+
+def test_the_export_is_the_merged_model_and_the_adapter_alone(root, micro_folder):
+    export = root / "run" / "export"
+    jax.tree.map(np.testing.assert_array_equal, weights(export), weights(root / "run"))
+    lora = str(export / FILE)
+    assert sum(array.size for array in load_file(lora).values()) == 4224
+    base = skyreels_jax.load(str(micro_folder), lora=lora)
+    merged = base._adapted(base.source.loras(lora))["transformer"]
+    for (path, a), (_, b) in zip(
+        named_leaves(merged), named_leaves(weights(export)["transformer"]), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6, err_msg=path)
+
+
+def test_the_same_steps_whether_stopped_or_not(root, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(root / "run", again, ignore=shutil.ignore_patterns("export", "4"))
+    assert train(root, "--out", str(again)) == 0
+    jax.tree.map(np.testing.assert_array_equal, state(again, 4), state(root / "run", 4))
+
+
+def test_a_run_of_adapters_is_what_others_start_from(root, tmp_path):
+    expected = weights(root / "run")
+    jax.tree.map(np.testing.assert_array_equal, started(str(root / "run"), expected), expected)
+    # Further adapters, before their first step.
+    out, changes = tmp_path / "further", {"lora.rank": 2, "start": root / "run"}
+    changes["stages"] = "[{'steps': 0, 'batch': 2}]"
+    assert train(root, "--out", str(out), *settings(**changes)) == 0
+    jax.tree.map(np.testing.assert_array_equal, weights(out), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": ""}, "lora: adapters are trained upon a model: name it (start), such as 'tiny'"),
+        ({"start": "/nowhere"}, "start: /nowhere holds no checkpoints"),
+        ({"lora.rank": 0}, "lora.rank is 1 or more, got 0"),
+        ({"lora.rank": 25}, "lora.rank: 25 is more than the smallest of the layers has; legal: 1"),
+        ({"lora.alpha": -1.0}, "lora.alpha must be more than 0 and finite, got -1"),
+        ({"lora.targets": "()"}, "lora.targets: name layers"),
+        ({"lora.targets": "('(',)"}, "lora.targets: '(' is no regular expression"),
+        ({"lora.targets": "('text_encoder/.*',)"}, "legal are regular expressions of transformer/"),
+        ({"lora.targets": "('transformer/patch_embedding/kernel',)"}, "matches no linear layer"),
+        ({"lora.rnk": 1}, "did you mean 'rank'?"),
+        ({"lora": "{'rank': 0, 'alpha': 1}"}, "lora.rank is 1 or more"),
+        ({"kind": "vae"}, "lora: vae trains whole models; legal for text_to_video and flow_dpo"),
+        (
+            {"optimizer.frozen": "('text_encoder/.*',)"},
+            "matches no parameter path, such as transformer/blocks/attn1/k/adapter/down/kernel",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(root, tmp_path, capfd, changes, message):
+    assert train(root, "--out", str(tmp_path / "bad"), *settings(**changes)) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("skyreels-jax: ") and message in error
+    assert not (tmp_path / "bad").exists()
+
+
+def test_what_adapters_are_stays_in_a_run(root, micro_folder, tmp_path, capfd):
+    other = shutil.copytree(micro_folder, tmp_path / "other")
+    for changes, message in (
+        ({"lora.alpha": 7.0}, "lora.alpha: 6.0 -> 7.0: not in a run that is at step 4"),
+        ({"start": other}, f"start: {micro_folder} -> {other}: not in a run that is at step 4"),
+    ):
+        assert train(root, *settings(**changes)) == 2
+        assert message in capfd.readouterr().err
