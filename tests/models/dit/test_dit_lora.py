@@ -10,10 +10,15 @@ from flax import nnx
 from test_dit_parity import inputs, run_torch
 
 from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.models import layout
 from skyreels_jax.models.dit.weights import diffusers_table, official_table
-from skyreels_jax.weights.lora import read_lora
-from skyreels_jax.weights.merge import merge
-from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.nn.lora import add_adapters
+from skyreels_jax.pipelines.run import adapter_of
+from skyreels_jax.testing.micro import micro_configs
+from skyreels_jax.weights.lora import export_lora, read_lora
+from skyreels_jax.weights.merge import Adapter, Change, merge
+from skyreels_jax.weights.reader import DictSource, open_source
+from skyreels_jax.weights.writer import write_file
 
 TABLES = (diffusers_table(SMALL), official_table(SMALL))
 WIDTH, FFN = SMALL.width, SMALL.ffn_dim
@@ -96,3 +101,55 @@ def test_names_of_musubi_tuner():
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract(SMALL)[1])
     for leaf in jax.tree.leaves(merge(zeros, both)):
         np.testing.assert_allclose(leaf, 0, atol=1e-5)
+
+
+def trained(rank=4, alpha=6.0):
+    """Returns our model with adapters as after some training, and what it is a change of."""
+    base = parameters(SMALL, torch_model(SMALL).state_dict())
+    model = nnx.merge(abstract(SMALL)[0], base)
+    targets = ("blocks/attn[12]/[qkvo]/kernel", "blocks/ffn/(up|down)/kernel", "time_proj/kernel")
+    add_adapters(model, targets, rank=rank, alpha=alpha, rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda p: (rng.normal(size=p.shape) / p.shape[-2] ** 0.5).astype(np.float32),
+        nnx.to_pure_dict(params),
+    )
+    adapter = adapter_of(params, scale=alpha / rank, name="ours")
+    return nnx.merge(graphdef, params, rest), adapter, base
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trained_adapter_makes_diffusers_model_what_it_makes_ours(tmp_path):
+    model, adapter, base = trained()
+    tensors = dict(export_lora(adapter, TABLES[0], abstract(SMALL)[1]))
+    write_file(tmp_path / "pytorch_lora_weights.safetensors", tensors, metadata={"format": "pt"})
+    theirs, batch = torch_model(SMALL), inputs(SMALL, frames=False)
+    theirs.load_lora_adapter(str(tmp_path), use_safetensors=True)
+    with torch.no_grad():
+        reference = jax_video(run_torch(theirs, batch))
+        plain = jax_video(run_torch(torch_model(SMALL), batch))
+    assert relative_error(plain, reference) > 0.1
+    assert relative_error(run(model, **batch), reference) < 1e-4
+    source = open_source(tmp_path / "pytorch_lora_weights.safetensors")
+    merged = merge(base, [(read_lora(source, TABLES, abstract(SMALL)[1]), 1.0)])
+    merged = nnx.merge(abstract(SMALL)[0], merged)
+    assert relative_error(run(model, **batch), run(merged, **batch)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_diffusers_pipeline_loads_an_exported_adapter(micro_folder, tmp_path):
+    from diffusers import SkyReelsV2Pipeline
+
+    config = micro_configs()["transformer"]
+    _, shapes = layout.abstract_model("transformer", config)
+    down, up = np.ones((config.width, 2), np.float32), np.ones((2, config.width), np.float32)
+    change = {"blocks/attn2/o/kernel": [Change((1,), down=down, up=up)]}
+    tensors = export_lora(Adapter(name="ours", changes=change), diffusers_table(config), shapes)
+    write_file(tmp_path / "pytorch_lora_weights.safetensors", dict(tensors), metadata={})
+    pipe = SkyReelsV2Pipeline.from_pretrained(micro_folder, dtype=torch.float32)
+    before = pipe.transformer.blocks[1].attn2.to_out[0].weight.detach().clone()
+    pipe.load_lora_weights(str(tmp_path))
+    pipe.fuse_lora()
+    after = pipe.transformer.blocks[1].attn2.to_out[0].get_base_layer().weight
+    np.testing.assert_allclose((after - before).detach(), 2.0, atol=1e-5)
