@@ -34,14 +34,22 @@ def open_run(path: pathlib.Path, find: Callable[[str], ModelSource]) -> ModelSou
 
     The VAE is the one that the run's latents were made with. Of a run that trained adapters, they
     are merged into the model that they were trained upon, which `find` opens by its name.
-    Raises `UserError` if there is no checkpoint, or the run trained something else.
+    Raises `UserError` if there is no checkpoint, the run trained something else, or that model is
+    another one now.
     """
     step, config = run_config(path)
     if config.get("kind") not in KINDS:
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
     vae = layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")
     configs = _model_configs(config)
-    base = find(config["start"]) if has_adapters(config) else None
+    base = None
+    if has_adapters(config):
+        base = find(config["start"])
+        if base.fingerprint != config["lora"]["base"]:
+            raise UserError(
+                f"{path}: its adapters were trained upon another {config['start']} than there is "
+                "now; what it exported before is still whole"
+            )
 
     def read(dtype: str) -> Modules:
         made = {name: layout.abstract_model(name, configs[name]) for name in TRAINED}
@@ -98,7 +106,8 @@ def trained_adapter(path: pathlib.Path) -> Adapter:
     def make() -> TextToVideo:
         parts = (layout.KINDS[name].model(configs[name], rngs=nnx.Rngs(0)) for name in TRAINED)
         model = TextToVideo(*parts)
-        add_adapters(model, **lora, within=f"{PART}/", rngs=nnx.Rngs(0))
+        shape = {"rank": lora["rank"], "alpha": lora["alpha"]}
+        add_adapters(model, lora["targets"], **shape, within=f"{PART}/", rngs=nnx.Rngs(0))
         return model
 
     like = nnx.to_pure_dict(nnx.split(nnx.eval_shape(make), nnx.Param, ...)[1])

@@ -152,6 +152,8 @@ class LoraConfig:
     targets: regular expressions of the paths of kernels that get one, each matched as a whole;
     legal are the transformer's linear layers. Of the adapters, "adapter/down/kernel" and
     "adapter/up/kernel" under the path of a layer are what `optimizer` calls parameters.
+    base: fingerprint of the model at `start`, which the run writes here: without the very weights
+    that they were trained upon, adapters are nothing.
     """
 
     rank: int
@@ -160,6 +162,7 @@ class LoraConfig:
         "transformer/blocks/attn[12]/[qkvo]/kernel",
         "transformer/blocks/ffn/(up|down)/kernel",
     )
+    base: str = ""
 
     def __post_init__(self):
         if self.rank < 1:

@@ -1,5 +1,6 @@
 """Training of adapters, end to end: what is trained and kept, opened, started from, exported."""
 
+import json
 import shutil
 
 import jax
@@ -158,6 +159,18 @@ def test_what_adapters_are_stays_in_a_run(root, micro_folder, tmp_path, capfd):
     for changes, message in (
         ({"lora.alpha": 7.0}, "lora.alpha: 6.0 -> 7.0: not in a run that is at step 4"),
         ({"start": other}, f"start: {micro_folder} -> {other}: not in a run that is at step 4"),
+        ({"lora.base": "0123"}, ", not 0123"),
     ):
         assert train(root, *settings(**changes)) == 2
+        assert message in capfd.readouterr().err
+
+
+def test_adapters_upon_what_is_no_longer_there_are_nothing(root, micro_folder, tmp_path, capfd):
+    base = shutil.copytree(micro_folder, tmp_path / "base")
+    new = ["--out", str(tmp_path / "new"), *settings(start=base)]
+    assert train(root, *new, "--set", "stages=[{'steps': 0, 'batch': 2}]") == 0
+    config = json.loads((base / "transformer" / "config.json").read_text())
+    (base / "transformer" / "config.json").write_text(json.dumps(config | {"eps": 1e-5}))
+    for said, message in ((new, "lora.base: "), ([*new, "--export_only"], "trained upon another")):
+        assert train(root, *said) == 2
         assert message in capfd.readouterr().err

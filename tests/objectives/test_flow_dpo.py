@@ -10,6 +10,8 @@ from linear_model import SHAPE, Linear, make_batch
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.rng import stream
+from skyreels_jax.nn.linear import Linear as Dense
+from skyreels_jax.nn.lora import add_adapters
 from skyreels_jax.objectives.base import Objective
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_dpo import METRICS, FlowDPO
@@ -134,31 +136,37 @@ def test_gradient_against_finite_differences():
 
 
 def test_the_reference_gets_no_gradient_and_what_is_no_parameter_is_shared():
-    """A model of adapters: its fixed weights are held once, and the reference is zeros."""
+    """A model of adapters: fixed weights are held once, and the reference is those of the start."""
 
-    class Fixed(nnx.Variable):
-        pass
-
-    class Adapted(nnx.Module):
+    class Mixed(nnx.Module):
         def __init__(self):
-            self.base = Fixed(jnp.eye(SHAPE[-1]) * 0.3)
-            self.adapter = nnx.Param(jnp.full((SHAPE[-1],) * 2, 0.2))
+            self.mix = Dense(SHAPE[-1], SHAPE[-1], bias=False, rngs=nnx.Rngs(0))
 
         def __call__(self, x, t, *, caption):
-            return jnp.einsum("bthwc,cd->bthwd", x, self.base[...] + self.adapter[...])
+            return self.mix(x)
 
-    graphdef, params, rest = nnx.split(Adapted(), nnx.Param, ...)
-    params, zeros = nnx.to_pure_dict(params), jax.tree.map(jnp.zeros_like, nnx.to_pure_dict(params))
+    model = Mixed()
+    add_adapters(model, ["mix/kernel"], rank=2, alpha=2.0, rngs=nnx.Rngs(1))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    begun = nnx.to_pure_dict(params)
+    zeros = jax.tree.map(jnp.zeros_like, begun)
     objective, batch = FlowDPO(beta=2.0, velocity=MATCHING), pairs()
 
     def total(params, frozen):
         model = nnx.merge(graphdef, params, rest)
-        return objective(model, batch, jax.random.key(7), frozen=frozen).total
+        out = objective(model, batch, jax.random.key(7), frozen=frozen)
+        return out.total, out.metrics["implicit_accuracy"]
 
-    value, grads = jax.jit(jax.value_and_grad(total))(params, zeros)
-    start = total(zeros, zeros)
-    assert float(start) == pytest.approx(SHAPE[0] * np.log(2), rel=1e-5)
-    assert abs(float(value - start)) > 1e-3 and float(jnp.abs(grads["adapter"]).max()) > 1e-3
+    step = jax.jit(jax.value_and_grad(total, has_aux=True))
+    for frozen in (zeros, begun):  # as `up` begins with zeros, both are the fixed weights
+        (start, accuracy), grads = step(begun, frozen)
+        assert float(start) == pytest.approx(SHAPE[0] * np.log(2), rel=1e-5)
+        assert float(accuracy) == SHAPE[0] / 2
+        assert float(jnp.abs(grads["mix"]["adapter"]["up"]["kernel"]).max()) > 1e-3
+    learned = jax.tree.map(lambda p: p + 0.3, begun)
+    (value, _), grads = step(learned, begun)
+    assert abs(float(value - start)) > 1e-3
+    assert all(float(jnp.abs(leaf).max()) > 1e-4 for leaf in jax.tree.leaves(grads))
 
 
 def test_a_step_up_the_margin_makes_the_chosen_side_likelier():

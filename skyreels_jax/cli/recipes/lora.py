@@ -1,5 +1,6 @@
 """Training adapters: the model that such a run trains, and the file that it exports."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skyreels_jax.cli.recipes.base import Recipe
-from skyreels_jax.cli.recipes.start import started
-from skyreels_jax.core.config import to_dict
+from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Params
 from skyreels_jax.models import layout
 from skyreels_jax.nn.lora import add_adapters
+from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.pipelines.run import trained_adapter
 from skyreels_jax.training.config import TrainConfig
@@ -24,19 +25,25 @@ from skyreels_jax.weights.writer import write_file
 FILE = "lora/pytorch_lora_weights.safetensors"  # its name is diffusers' own
 
 
-def check_lora(recipe: Recipe, config: TrainConfig) -> None:
-    """Raises `UserError` for adapters upon nothing, or that this model cannot have.
+def check_lora(recipe: Recipe, config: TrainConfig) -> TrainConfig:
+    """Returns `config` with the `base` of its adapters, if it has any.
 
-    Reads nothing.
+    Raises `UserError` for adapters upon nothing, upon another model than `base`, or that this model
+    cannot have. Reads no weights.
     """
     if config.lora is None:
-        return
+        return config
     if not config.start:
         raise UserError(
             "lora: adapters are trained upon a model: name it (start), such as 'tiny' or the "
             "folder of a run"
         )
+    check_start(config.start)
     nnx.eval_shape(lambda: _with_adapters(config, recipe.make(config, nnx.Rngs(0))))
+    base = load.find(config.start).fingerprint
+    if config.lora.base not in ("", base):
+        raise UserError(f"lora.base: {config.start} is {base}, not {config.lora.base}")
+    return dataclasses.replace(config, lora=dataclasses.replace(config.lora, base=base))
 
 
 def adapted(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
@@ -44,9 +51,8 @@ def adapted(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, 
     adapters, which change nothing yet.
 
     The fixed weights are held once, in the type that is computed in. Raises `UserError` as
-    `check_lora` and `started` do.
+    `started` does.
     """
-    check_lora(recipe, config)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(0))))
     weights = started(config.start, nnx.to_pure_dict(state), fps=config.data.fps)
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, config.compute_dtype), weights)
@@ -70,6 +76,7 @@ def export_adapter(
 
 
 def _with_adapters(config: TrainConfig, model: nnx.Module) -> nnx.Module:
-    rngs = nnx.Rngs(params=stream(config.seed, "lora"))
-    add_adapters(model, **to_dict(config.lora), within=f"{PART}/", rngs=rngs)
+    lora, rngs = config.lora, nnx.Rngs(params=stream(config.seed, "lora"))
+    shape = {"rank": lora.rank, "alpha": lora.alpha}
+    add_adapters(model, lora.targets, **shape, within=f"{PART}/", rngs=rngs)
     return model

@@ -10,7 +10,7 @@ from flax import nnx
 
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
-from skyreels_jax.cli.recipes.lora import adapted, export_adapter
+from skyreels_jax.cli.recipes.lora import adapted, check_lora, export_adapter
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
@@ -42,6 +42,7 @@ def train(
     """
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
+    config = check_lora(recipe, config)
     graphdef, params, rest = _begun(recipe, config, adapters)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
