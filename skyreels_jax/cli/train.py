@@ -2,7 +2,8 @@
 motion of both on their own films, in stages, or a reward model on pairs of clips.
 
 A stopped run goes on from its last checkpoint when the same command is given again. At the end the
-trained model is exported under OUT/export (in diffusers form where there is one).
+trained model is exported under OUT/export (in diffusers form where there is one). With `lora` in
+the config adapters alone are trained; the export has them merged, and by themselves in its lora/.
 """
 
 import argparse

@@ -150,8 +150,8 @@ class LoraConfig:
     """Adapters are trained, upon weights that stay as they are: W + alpha / rank * down @ up.
 
     targets: regular expressions of the paths of kernels that get one, each matched as a whole;
-    legal are the transformer's linear layers. Of the adapters, "adapter/down/kernel" and
-    "adapter/up/kernel" under the path of a layer are what `optimizer` calls parameters.
+    legal are the transformer's linear layers. "adapter/down/kernel" and "adapter/up/kernel" under
+    the path of a layer are then the only parameters, and each a matrix to Muon.
     base: fingerprint of the model at `start`, which the run writes here: without the very weights
     that they were trained upon, adapters are nothing.
     """
