@@ -25,6 +25,5 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(read_config(str(WHOLE)))
     config.out = "runs/toy/flow_dpo_lora"
     config.lora = {"rank": 16, "alpha": 16.0}
-    config.optimizer.frozen = ()  # all but the adapters is
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-3
     return config

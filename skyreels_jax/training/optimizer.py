@@ -59,18 +59,18 @@ def muon_axes(config: OptimizerConfig, params: Params) -> Any:
 
 
 def make_optimizer(
-    config: OptimizerConfig, params: Params, total_steps: int
+    config: OptimizerConfig, params: Params, total_steps: int, *, fixed: Params = ()
 ) -> optax.GradientTransformation:
     """Returns the optimiser of `params` (arrays or abstract arrays) for a run of `total_steps`.
 
-    Raises `UserError` when a pattern of `adam_paths` or `frozen` matches no parameter.
+    fixed: the weights that are no parameters in this run. Patterns may name them as well, so that
+    adapters can be trained by the config of a whole model.
+    Raises `UserError` when a pattern of `adam_paths` or `frozen` matches neither.
     """
-    names = [name for name, _ in named_leaves(params)]
+    names = [name for tree in (params, fixed) for name, _ in named_leaves(tree)]
     for pattern in (*config.adam_paths, *config.frozen):
         if not any(re.fullmatch(pattern, name) for name in names):
-            raise UserError(
-                f"optimizer: pattern {pattern!r} matches no parameter path, such as {names[0]}"
-            )
+            raise UserError(f"optimizer: pattern {pattern!r} matches no parameter path")
     scale = schedule(config, total_steps)
 
     def rate(peak: float) -> optax.Schedule:

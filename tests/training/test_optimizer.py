@@ -71,6 +71,13 @@ def test_a_pattern_that_matches_nothing_is_an_error(field):
         make_optimizer(OptimizerConfig(**{field: ("heads/.*",)}), params(), 10)
 
 
+def test_patterns_may_name_weights_that_are_no_parameters():
+    config = OptimizerConfig(adam_paths=("heads/.*",), frozen=("heads/kernel",), warmup_steps=0)
+    tx = make_optimizer(config, params(), 10, fixed={"heads": {"kernel": np.zeros((2, 2))}})
+    updates, _ = tx.update(params(), tx.init(params()), params())
+    assert all(leaf.any() for leaf in jax.tree.leaves(updates))
+
+
 def test_bad_values_are_refused():
     with pytest.raises(UserError, match="fraction"):
         OptimizerConfig(decay_start=2.0)

@@ -48,7 +48,8 @@ def train(
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
     loader = recipe.loader(config)
-    tx = make_optimizer(config.optimizer, params, config.total_steps)
+    fixed = nnx.to_pure_dict(rest)
+    tx = make_optimizer(config.optimizer, params, config.total_steps, fixed=fixed)
     step = make_train_step(
         config.objective,
         tx,
@@ -95,9 +96,9 @@ def export(
 ) -> pathlib.Path:
     """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
-    They are the averaged ones if the run kept them. Adapters are merged, and written as well by
-    themselves (`lora.FILE`). The folder, `to`/export or that of the run, is
-    written aside and moved into place. Raises `UserError` when there is no checkpoint.
+    They are the averaged ones if the run kept them. Adapters are merged, and written by themselves
+    as well (`lora.FILE`). The folder, `to`/export or that of the run, is written aside and moved
+    into place. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
