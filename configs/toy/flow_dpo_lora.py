@@ -4,12 +4,12 @@ They are held once, for the learner and for its reference, which is the adapters
 start of a stage; optimiser, average and checkpoints hold adapters only. All stages train the same
 adapters upon the same weights.
 
-Command:  skyreels-jax train --config configs/toy/flow_dpo_lora.py   (after sft.py and reward.py)
+Command:  skyreels-jax train --config configs/toy/flow_dpo_lora.py   (after found.py and reward.py)
 Hardware: 2 CPU cores, float32; how long it takes is not measured yet.
 Result:   runs/toy/flow_dpo_lora/export, a diffusers SkyReelsV2Pipeline folder with the adapters
           merged, and the adapter alone in it, lora/pytorch_lora_weights.safetensors, for
-          `generate --lora` upon the model of sft.py, or diffusers. What it gains, and the learning
-          rate that suits it, are not measured yet.
+          `generate --lora` upon the model of found.py, or diffusers. What it gains, and the
+          learning rate that suits it, are not measured yet.
 """
 
 import pathlib
