@@ -92,15 +92,13 @@ def write(
 
 
 def maker(model: str | None, kinds: tuple[str, ...]) -> "tuple[Maker | None, str | None]":
-    """Returns what makes the kinds that need a model, and the fingerprint of its weights; None and
-    None where none of `kinds` does."""
+    """Returns the model that makes twins and shows clips, and the fingerprint of its weights; None
+    and None without one. Raises `UserError` where one of `kinds` needs one."""
     from skyreels_jax.data.preferences.twins import MODEL_KINDS, Maker
 
     wanted = [kind for kind in kinds if kind in MODEL_KINDS]
     if not wanted and model is None:
         return None, None
-    if not wanted:
-        raise UserError(f"--model makes {', '.join(MODEL_KINDS)}; name one of them in --kinds")
     if model is None:
         raise UserError(f"{wanted[0]} is made by a model; give --model tiny, a folder or a hub id")
     from skyreels_jax.pipelines.load import load

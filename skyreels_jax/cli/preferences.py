@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y",
         help="twins, pairs: each more than 0, at most 1 (default 0.25,0.5,1)",
     )
-    flags("--model", help='twins, pairs: what makes v2v, i2v, t2v: "tiny", a folder or hub id')
+    flags(
+        "--model",
+        help='twins, pairs: "tiny", a folder or hub id: shows all clips as its decoder does, as a '
+        "reward for its films must see them; makes v2v, i2v, t2v",
+    )
     flags("--per_clip", type=int, metavar="N", help="pairs: twins of each clip (default 1)")
     flags(
         "--alignment_gap",
@@ -108,10 +112,11 @@ def twins(args: argparse.Namespace) -> int:
         films.append(maker.reconstruct(film))
         captions.append("encoded and decoded")
     for kind, strength in sorted(config.variants, key=lambda v: config.kinds.index(v[0])):
-        if maker is not None and kind in MODEL_KINDS:
+        if kind in MODEL_KINDS:
             films.append(maker.remake(kind, film, prompt, strength, args.seed))
         else:
-            films.append(distort(kind, film, strength=strength, seed=args.seed))
+            twin = distort(kind, film, strength=strength, seed=args.seed)
+            films.append(twin if maker is None else maker.reconstruct(twin))
         captions.append(f"{kind} {strength:g}")
     out = args.outdir / "twins.png"
     with replacing(out) as path:

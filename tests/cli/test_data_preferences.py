@@ -111,7 +111,6 @@ def test_pairs_from_a_file(tmp_path, capsys):
         (("twins", "--kinds", "melt"), "no distortion 'melt'"),
         (("twins", "--strengths", "0"), "strength 0 is out of range"),
         (("twins", "--kinds", "v2v"), "v2v is made by a model; give --model"),
-        (("twins", "--model", "tiny"), "--model makes v2v, i2v, t2v; name one of them in --kinds"),
         (("pairs", "--per_clip", "0"), "per_clip >= 1"),
         (("import-pairs",), "data import-pairs needs --pairs"),
         (("import-pairs", "--pairs", "/none.jsonl"), "cannot read '/none.jsonl'"),

@@ -24,11 +24,11 @@ Score = Callable[[Clip, str], Mapping[str, float]]  # clip and prompt -> a numbe
 
 
 class Maker(NamedTuple):
-    """A model, which makes the twins of `MODEL_KINDS`.
+    """A model, which makes the twins of `MODEL_KINDS` and shows all others as its films look.
 
     remake: kind, clip, prompt, strength, seed -> the clip made again.
-    reconstruct: a clip as the model's decoder shows it; the twins are to be told from it by how
-    they move, and not by how sharp they are.
+    reconstruct: a clip as the model's decoder shows it. A reward that has seen rendered clips alone
+    cannot tell a model's own films apart (docs/log.md).
     """
 
     remake: Callable[[str, Clip, str, float, int], Clip]
@@ -86,8 +86,8 @@ def twins(
 ) -> Iterator[Preference]:
     """Returns a pair for every twin of every clip that is comparable with it, see `comparable`.
 
-    score: measures a clip on `AXES`. maker: makes the twins of `MODEL_KINDS`; the clip that is
-    chosen before one of those is what the maker's decoder makes of it.
+    score: measures a clip on `AXES`. maker: makes the twins of `MODEL_KINDS`; both clips of every
+    pair are then as its decoder shows them.
     dropped: counts what is left out, twins that came out like their original ("same") included.
     Raises `UserError` for a kind that needs a `maker`, and when no pair is left.
     """
@@ -112,14 +112,16 @@ def _every_twin(
     for clip in clips:
         for kind, strength in itertools.islice(variants, config.per_clip):
             seed, chosen = next(seeds), clip.video
-            if maker is not None and kind in MODEL_KINDS:
-                chosen = maker.reconstruct(clip.video)
+            if kind in MODEL_KINDS:
                 rejected = maker.remake(kind, clip.video, clip.prompt, strength, seed)
             else:
                 rejected = distort(kind, clip.video, strength=strength, seed=seed)
             if np.array_equal(rejected, chosen):  # a still subject has nothing to reverse
                 dropped["same"] += 1
                 continue
+            if maker is not None:
+                chosen = maker.reconstruct(chosen)
+                rejected = rejected if kind in MODEL_KINDS else maker.reconstruct(rejected)
             original, measured = score(chosen, clip.prompt), score(rejected, clip.prompt)
             yield Preference(
                 id=f"{clip.id}/{kind}-{strength:g}-{seed}",

@@ -122,7 +122,10 @@ def test_kinds_of_a_model_are_made_by_the_callable():
     ]
     np.testing.assert_array_equal(made[0].rejected, 255 - clip(0))
     np.testing.assert_array_equal(made[0].chosen, clip(0) // 2)
-    np.testing.assert_array_equal(made[1].chosen, clip(1))  # freeze needs no model
+    # Other kinds need no model, but are shown as its decoder shows clips.
+    np.testing.assert_array_equal(made[1].chosen, clip(1) // 2)
+    frozen = distort("freeze", clip(1), strength=0.3, seed=2)
+    np.testing.assert_array_equal(made[1].rejected, frozen // 2)
     with pytest.raises(UserError, match="v2v is made by a model"):
         list(twins(originals(1), config, score=even))
 
