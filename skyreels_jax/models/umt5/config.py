@@ -9,8 +9,8 @@ IGNORED = frozenset(
         "architectures", "bos_token_id", "classifier_dropout", "decoder_start_token_id",
         "dense_act_fn", "dropout_rate", "dtype", "eos_token_id", "is_decoder", "is_encoder_decoder",
         "is_gated_act", "model_type", "num_decoder_layers", "output_past", "pad_token_id",
-        "scalable_attention", "tie_word_embeddings", "tokenizer_class", "torch_dtype",
-        "transformers_version", "use_cache",
+        "scalable_attention", "scale_decoder_outputs", "tie_word_embeddings", "tokenizer_class",
+        "torch_dtype", "transformers_version", "use_cache",
     )
 )  # fmt: skip
 
