@@ -31,8 +31,7 @@ from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
 READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance")
-READ += ("turns", "faults")
-READ += ("middle", "vae", "latents", "encode_batch")
+READ += ("turns", "faults", "middle", "vae", "latents", "encode_batch")
 OBJECTIVES = {objective.name: objective for objective in (FlowMatching, DiffusionForcing)}
 
 

@@ -27,8 +27,8 @@ class Maker(NamedTuple):
     """A model, which makes the twins of `MODEL_KINDS` and shows all others as its films look.
 
     remake: kind, clip, prompt, strength, seed -> the clip made again.
-    reconstruct: a clip as the model's decoder shows it. A reward that has seen rendered clips alone
-    cannot tell a model's own films apart (docs/log.md).
+    reconstruct: a clip as the model's decoder shows it: a reward is to tell the model's films apart
+    by how they move, and is to know how they look.
     """
 
     remake: Callable[[str, Clip, str, float, int], Clip]

@@ -1,7 +1,8 @@
 """Clips as they are found: some of them move badly, whatever their captions say.
 
 A model learns that from them as it learns the rest, and then does it now and again: what learning
-from preferences is there to take away. Which clip has which fault is drawn once for ever.
+from preferences is there to take away. Which clip has which fault hangs on its seed alone, and on
+what `DISTORTIONS` there are.
 """
 
 from typing import NamedTuple
