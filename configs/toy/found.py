@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(read_config(str(HERE / "pretrain.py")))
     config.start = "tiny"
     config.out = "runs/toy/found"
-    config.data.update({"clips": 2000, "faults": 0.5, "latents": "runs/toy/latents_found"})
+    config.data.update({"clips": 2000, "faults": 0.6, "latents": "runs/toy/latents_found"})
     config.data.vae = str(TINY / "vae")
     config.stages = ({"steps": 500, "batch": 16},)
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 6e-4

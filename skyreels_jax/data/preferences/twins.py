@@ -110,19 +110,19 @@ def _every_twin(
 ) -> Iterator[Preference]:
     variants, seeds = itertools.cycle(config.variants), itertools.count(config.seed)
     for clip in clips:
+        chosen = clip.video if maker is None else maker.reconstruct(clip.video)
+        original = score(chosen, clip.prompt)
         for kind, strength in itertools.islice(variants, config.per_clip):
-            seed, chosen = next(seeds), clip.video
+            seed = next(seeds)
             if kind in MODEL_KINDS:
                 rejected = maker.remake(kind, clip.video, clip.prompt, strength, seed)
             else:
                 rejected = distort(kind, clip.video, strength=strength, seed=seed)
-            if np.array_equal(rejected, chosen):  # a still subject has nothing to reverse
-                dropped["same"] += 1
-                continue
-            if maker is not None:
-                chosen = maker.reconstruct(chosen)
-                rejected = rejected if kind in MODEL_KINDS else maker.reconstruct(rejected)
-            original, measured = score(chosen, clip.prompt), score(rejected, clip.prompt)
+                if np.array_equal(rejected, clip.video):  # a still subject has nothing to reverse
+                    dropped["same"] += 1
+                    continue
+                rejected = rejected if maker is None else maker.reconstruct(rejected)
+            measured = score(rejected, clip.prompt)
             yield Preference(
                 id=f"{clip.id}/{kind}-{strength:g}-{seed}",
                 chosen=chosen,

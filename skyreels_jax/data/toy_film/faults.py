@@ -9,15 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skyreels_jax.data.preferences.distortions import DISTORTIONS, distort
+from skyreels_jax.data.preferences.distortions import distort
 from skyreels_jax.data.preferences.warp import Clip
 
-STRENGTHS = (0.5, 1.0)
+# (kind, strength) of `DISTORTIONS`: too little motion, motion that ends, motion that shakes. A film
+# shows these by itself; that it runs backwards or too fast often only one who knows what it was told
+# can see, and a reward does not (nor does the paper's).
+FAULTS = (("too_slow", 1.0), ("freeze", 0.5), ("freeze", 0.75), ("jitter", 1.0))
 _STREAM = 78  # of random numbers, beside those of scenes and turns
 
 
 class Fault(NamedTuple):
-    """What is wrong with a clip: one of `DISTORTIONS`, and how strong it is."""
+    """What is wrong with a clip: one of `FAULTS`, with its own random numbers."""
 
     kind: str
     strength: float
@@ -33,6 +36,5 @@ def sample_fault(seed: int, *, share: float) -> Fault | None:
     rng = np.random.default_rng([_STREAM, seed])
     if rng.random() >= share:
         return None
-    kinds = tuple(DISTORTIONS)
-    kind, strength = kinds[rng.integers(len(kinds))], STRENGTHS[rng.integers(len(STRENGTHS))]
+    kind, strength = FAULTS[rng.integers(len(FAULTS))]
     return Fault(kind, strength, seed)

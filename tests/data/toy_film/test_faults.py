@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.preferences.distortions import DISTORTIONS
-from skyreels_jax.data.toy_film.faults import STRENGTHS, sample_fault
+from skyreels_jax.data.toy_film.faults import FAULTS, sample_fault
 from skyreels_jax.data.toy_film.render import render
 from skyreels_jax.data.toy_film.toy_film_dataset_builder import toy_film
 from skyreels_jax.data.toy_film.world import sample_scene
@@ -15,9 +14,7 @@ def test_a_share_of_the_films_has_faults_of_every_kind():
     drawn = [sample_fault(seed, share=0.4) for seed in range(2000)]
     faults = [fault for fault in drawn if fault]
     assert len(faults) / len(drawn) == pytest.approx(0.4, abs=0.03)
-    assert {(f.kind, f.strength) for f in faults} == {
-        (k, s) for k in DISTORTIONS for s in STRENGTHS
-    }
+    assert {(f.kind, f.strength) for f in faults} == set(FAULTS)
     assert [sample_fault(seed, share=0.4) for seed in range(50)] == drawn[:50]
     # A larger share has the faults of a smaller one.
     some = {seed for seed in range(200) if sample_fault(seed, share=0.2)}
