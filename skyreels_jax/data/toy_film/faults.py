@@ -13,8 +13,8 @@ from skyreels_jax.data.preferences.distortions import distort
 from skyreels_jax.data.preferences.warp import Clip
 
 # (kind, strength) of `DISTORTIONS`: too little motion, motion that ends, motion that shakes. A film
-# shows these by itself; that it runs backwards or too fast often only one who knows what it was told
-# can see, and a reward does not (nor does the paper's).
+# shows these by itself; that it runs backwards or too fast, often only one who knows what it was
+# told can see, and a reward does not (nor does the paper's).
 FAULTS = (("too_slow", 1.0), ("freeze", 0.5), ("freeze", 0.75), ("jitter", 1.0))
 _STREAM = 78  # of random numbers, beside those of scenes and turns
 
