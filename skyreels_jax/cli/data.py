@@ -10,6 +10,7 @@ examples:
   skyreels-jax data judge --num 200 --noise 8
   skyreels-jax data twins --outdir out
   skyreels-jax data pairs --data_dir data --num_clips 512
+  skyreels-jax data film-pairs --model runs/toy/found/export --guidance_scale 1 --data_dir data
   skyreels-jax data label-sheet --pairs data/preferences/NAME/1.0.0 --num 40 --outdir out
   skyreels-jax data import-labels --labels ann.jsonl --labels bob.csv --pairs ... --data_dir data
 """
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build: render the TFDS dataset; show: write a contact sheet of fresh films; "
         "judge: print the judge's accuracy on fresh films of known truth; "
         "twins: write a contact sheet of distorted twins; pairs: write the TFDS dataset of "
-        "preferences; import-pairs: the same from a file; "
+        "preferences; film-pairs: the same of a model's own films, which the judge compares; "
+        "import-pairs: the same from a file; "
         "label-sheet: write an HTML page for people to label pairs on; "
         "import-labels: print how far they agree, and write the dataset with their labels",
     )
@@ -66,7 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "label-sheet: of the dataset (default: train)",
     )
     flags("--data_dir", type=pathlib.Path, help="folder of datasets to write (default: data)")
-    flags("--num_clips", type=int, metavar="N", help="training clips (build: 4096, pairs: 512)")
+    flags(
+        "--num_clips",
+        type=int,
+        metavar="N",
+        help="training clips (build: 4096, pairs: 512); film-pairs: captions (192)",
+    )
     flags("--noise", type=float, metavar="X", help="judge: s.d. of added noise, levels (default 0)")
     preferences.add_arguments(parser)
 

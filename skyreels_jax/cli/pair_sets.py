@@ -154,8 +154,18 @@ def toy_splits(
         )
         return twins(clips, config, score=score, maker=maker, dropped=dropped)
 
-    held_out = max(LEAST_HELD_OUT, num_clips // HELD_OUT_SHARE)
     return {
         "train": functools.partial(pairs, "train", num_clips),
-        "held_out": functools.partial(pairs, "held_out", held_out),
+        "held_out": functools.partial(pairs, "held_out", held_out(num_clips)),
     }
+
+
+def held_out(num_clips: int) -> int:
+    """Returns how many held-out clips there are beside so many of training."""
+    return max(LEAST_HELD_OUT, num_clips // HELD_OUT_SHARE)
+
+
+def print_dropped(dropped: collections.Counter) -> None:
+    """Says how many pairs were left out, and why."""
+    for reason, count in dropped.most_common():
+        print(f"dropped {reason:<16}{count:>7}")

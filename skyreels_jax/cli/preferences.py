@@ -5,6 +5,7 @@ import collections
 import pathlib
 
 from skyreels_jax.cli import labels
+from skyreels_jax.cli.film_pairs import film_pairs
 
 OUT, DATA = pathlib.Path("out"), pathlib.Path("data")
 # What each action reads, with its default.
@@ -17,6 +18,11 @@ ACTIONS = {
         **{"data_dir": DATA, "num_clips": 512, "num_frames": 33, "seed": 0},
         **{"kinds": (), "strengths": (0.25, 0.5, 1.0), "model": None, "per_clip": 1},
         "own_share": 0.0,
+        **{"alignment_gap": 0.1, "quality_gap": 3.0},
+    },
+    "film-pairs": {
+        **{"data_dir": DATA, "num_clips": 192, "num_frames": 33, "seed": 0, "model": None},
+        **{"per_clip": 8, "guidance_scale": None, "inference_steps": None},
         **{"alignment_gap": 0.1, "quality_gap": 3.0},
     },
     "import-pairs": {
@@ -51,9 +57,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags(
         "--model",
         help='twins, pairs: "tiny", a folder or hub id: shows all clips as its decoder does, as a '
-        "reward for its films must see them; makes v2v, i2v, t2v",
+        "reward for its films must see them; makes v2v, i2v, t2v; film-pairs: makes the films",
     )
-    flags("--per_clip", type=int, metavar="N", help="pairs: twins of each clip (default 1)")
+    flags(
+        "--per_clip",
+        type=int,
+        metavar="N",
+        help="pairs: twins of each clip (default 1); film-pairs: films of each caption (default 8)",
+    )
+    flags(
+        "--guidance_scale",
+        type=float,
+        metavar="X",
+        help="film-pairs: of the films (default: the model's)",
+    )
+    flags(
+        "--inference_steps",
+        type=int,
+        metavar="N",
+        help="film-pairs: of the films (default: the model's)",
+    )
     flags(
         "--own_share",
         type=float,
@@ -166,7 +189,7 @@ def pairs(args: argparse.Namespace) -> int:
     name = f"toy-{args.num_clips}x{args.num_frames}"
     shape = (args.num_frames, SIZE, SIZE)
     pair_sets.write(args.data_dir, name, said, splits, shape=shape)
-    _print_dropped(dropped)
+    pair_sets.print_dropped(dropped)
     return 0
 
 
@@ -183,13 +206,8 @@ def import_pairs(args: argparse.Namespace) -> int:
     check_writable(args.data_dir)
     splits = {"train": lambda: comparable(read(), limits, dropped=dropped)}
     pair_sets.write(args.data_dir, path.stem, said, splits, shape=pair_sets.shape({"": read}))
-    _print_dropped(dropped)
+    pair_sets.print_dropped(dropped)
     return 0
-
-
-def _print_dropped(dropped: collections.Counter) -> None:
-    for reason, count in dropped.most_common():
-        print(f"dropped {reason:<16}{count:>7}")
 
 
 def _texts(text: str) -> tuple[str, ...]:
@@ -206,6 +224,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 RUN = {
     "twins": twins,
     "pairs": pairs,
+    "film-pairs": film_pairs,
     "import-pairs": import_pairs,
     "label-sheet": labels.label_sheet,
     "import-labels": labels.import_labels,

@@ -44,6 +44,23 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Joined:
+    """The samples of several sources, one source after the other."""
+
+    sources: Sequence[Source]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        for source in self.sources:
+            if index < len(source):
+                return source[index]
+            index -= len(source)
+        raise IndexError(index)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled:
     """The samples of `source`, each with its value in every array of `labels` added."""
 

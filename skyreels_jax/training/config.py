@@ -95,7 +95,7 @@ class DataConfig:
     vae: folder of the VAE that encodes, a diffusers component; latents: folder of the latents
     store, which the first run that needs it makes; encode_batch: clips encoded at once.
     pairs: of kind "reward", in place of ToyFilm's clips: folder of a set of preferences, or the one
-    that it was written to (`--data_dir`) if there is no other.
+    that it was written to (`--data_dir`) if there is no other; several with commas between them.
     left_out: kinds (sources) of pairs that are not trained on, to be judged by later.
     Every kind of training refuses what it does not read, see `check_read`.
     """

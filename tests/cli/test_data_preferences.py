@@ -65,6 +65,29 @@ def test_pairs_of_a_models_own_films(micro_folder, tmp_path):
     assert not np.array_equal(own, shown(render(sample_scene(1, "train"), 5)))
 
 
+def test_pairs_of_films_that_the_judge_compares(micro_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "skyreels_jax.evals.axes.score_axes", lambda film, _: {"motion": bright(film)}
+    )
+    options = ("--num_frames", 5, "--num_clips", 2, "--per_clip", 3, "--inference_steps", 1)
+    limits = ("--alignment_gap", 2, "--quality_gap", 1000, "--guidance_scale", 1)
+    argv = ("--data_dir", tmp_path, "--model", micro_folder, *options, *limits)
+    assert run("film-pairs", *argv) == 0
+    (place,) = tmp_path.glob("preferences/films-2x5-*/1.0.0")
+    assert split_names(place) == ["train", "held_out"]
+    found = [to_preference(record) for record in read_preferences(place)]
+    assert 0 < len(found) <= 6 and {p.id.split("/")[0] for p in found} <= {"train-0", "train-1"}
+    for one in found:
+        apart = bright(one.chosen) - bright(one.rejected)
+        assert (apart >= 0.1) if one.label == "better" else (0 <= apart <= 0.01)
+        assert one.source == "films" and one.prompt
+
+
+def bright(film):
+    """Stands for how well films of noise move: nearly all pairs are far apart in it."""
+    return float(film.astype(np.float64).mean() * 1e3 % 1)
+
+
 def test_pairs_are_a_dataset_named_by_what_it_hangs_on(folder):
     assert folder.parent.name.startswith("toy-3x9-")
     assert split_names(folder) == ["train", "held_out"]
@@ -129,6 +152,11 @@ def test_pairs_from_a_file(tmp_path, capsys):
         (("pairs", "--per_clip", "0"), "per_clip >= 1"),
         (("pairs", "--own_share", "0.5"), "own_share: films are made by a model; give --model"),
         (("pairs", "--own_share", "2"), "own_share must be a share of clips, 0 to 1, got 2"),
+        (("film-pairs",), "data film-pairs needs --model"),
+        (("film-pairs", "--per_clip", "1"), "--per_clip must be 2 or more, to compare films"),
+        (("film-pairs", "--model", "/none"), "/none"),
+        (("film-pairs", "--model", "tiny", "--guidance_scale", "-1"), "guidance_scale"),
+        (("film-pairs", "--model", "tiny", "--num_frames", "7"), "num_frames"),
         (("import-pairs",), "data import-pairs needs --pairs"),
         (("import-pairs", "--pairs", "/none.jsonl"), "cannot read '/none.jsonl'"),
         (("label-sheet",), "data label-sheet needs --pairs"),

@@ -27,7 +27,7 @@ def get_config():
         "kind": "reward",
         "out": "%(root)s/reward",
         "model": {
-            "num_frames": 9, "size": 64, "patch": 16, "motion_dim": 16, "width": 16,
+            "num_frames": 9, "size": 64, "patch": 8, "motion_dim": 16, "width": 16,
             "num_heads": 2, "ffn_dim": 32, "num_layers": 1,
         },
         "objective": {"k": 5.0},
@@ -92,7 +92,7 @@ def test_it_learns_its_pairs_by_heart(root):
 def test_the_export_is_normalised_over_its_pairs(root):
     model = load_reward(root / "reward")
     assert model.card.left_out == () and model.card.k == 5
-    records = without(str(root / "pairs"), ())
+    records = without([str(root / "pairs")], ())
     clips = np.stack([records[i][side] for i in range(16) for side in ("chosen", "rejected")])
     scores = model.score(clips)
     assert scores.mean() == pytest.approx(0, abs=1e-3)
@@ -101,8 +101,14 @@ def test_the_export_is_normalised_over_its_pairs(root):
 
 def test_kinds_are_left_out(root):
     assert load_reward(root / "without" / "jitter").card.left_out == ("jitter",)
-    kept = without(str(root / "pairs"), ("jitter",))
+    kept = without([str(root / "pairs")], ("jitter",))
     assert len(kept) == 8 and {kept[i]["source"] for i in range(8)} == {b"shape_morphing"}
+
+
+def test_several_sets_are_one(root):
+    both = without([str(root / "pairs")] * 2, ())
+    assert len(both) == 2 * len(without([str(root / "pairs")], ()))
+    assert len(without([str(root / "pairs")] * 2, ("jitter",))) == 16
 
 
 def evaluate(root, out, *argv):
@@ -161,6 +167,7 @@ def test_bad_input_of_the_benchmark(root, tmp_path, capfd, argv, complaint):
     [
         ("data.pairs=", "data.pairs: name a set of pairs"),
         ("data.pairs=/none", "'/none' holds no preferences"),
+        ("data.pairs=/none,/nothing", "'/none' holds no preferences"),
         ("data.split=test", "has no split 'test'; legal: train, held_out"),
         ("data.left_out=('melt',)", "no pair is of the kind 'melt'"),
         ("data.left_out=('jitter', 'shape_morphing')", "no pair is left"),

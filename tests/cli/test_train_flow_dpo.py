@@ -246,7 +246,7 @@ def test_a_reward_of_another_architecture_is_refused_before_any_film_is_made(roo
     name = f"skyreels_jax.models.reward.load:load_reward {tmp_path}"
     assert train(root, tmp_path / "bad", "--set", f"preferences.reward={name}") == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "no reward model of a known architecture, but 'qwen_vl'; legal: space_time" in error
+    assert "no reward model of a known architecture, but 'qwen_vl'; legal: matching" in error
     assert not (tmp_path / "bad").exists()
 
 

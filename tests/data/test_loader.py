@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.loader import CutLatents, Labelled, RandomCrop, pipeline
+from skyreels_jax.data.loader import CutLatents, Joined, Labelled, RandomCrop, pipeline
 
 
 class Clips:
@@ -205,3 +205,11 @@ def test_orders_differ_by_seed_and_empty_sources_are_refused():
     assert not np.array_equal(first, second)
     with pytest.raises(UserError, match="empty"):
         pipeline(Clips(count=0), RandomCrop(frames=0, size=0), batch=1, seed=0)
+
+
+def test_joined_sources_are_one_after_the_other():
+    rows = [{"number": i} for i in range(5)]
+    joined = Joined(sources=[rows[:2], [], rows[2:]])
+    assert len(joined) == 5 and [joined[i] for i in range(5)] == rows
+    with pytest.raises(IndexError):
+        joined[5]

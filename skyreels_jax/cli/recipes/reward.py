@@ -23,7 +23,7 @@ from skyreels_jax.models.reward.load import (
     network_scores,
     save_reward,
 )
-from skyreels_jax.models.reward.modeling import SpaceTimeReward
+from skyreels_jax.models.reward.modeling import MatchingReward
 from skyreels_jax.objectives.reward import BradleyTerry
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
@@ -43,8 +43,8 @@ class RewardRecipe:
             objective=from_dict(BradleyTerry, config.objective),
         )
 
-    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> SpaceTimeReward:
-        return SpaceTimeReward(config.model, rngs=rngs)
+    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> MatchingReward:
+        return MatchingReward(config.model, rngs=rngs)
 
     def loader(self, config: TrainConfig) -> Loader:
         config.data.check_read("reward", ("pairs", "split", "left_out"))
@@ -83,7 +83,7 @@ def pairs(config: TrainConfig) -> Source:
     """Returns the pairs of a run; raises `UserError` where there are none."""
     if not config.data.pairs:
         raise UserError("data.pairs: name a set of pairs; `skyreels-jax data pairs` makes one")
-    return without(config.data.pairs, config.data.left_out, split=config.data.split)
+    return without(config.data.pairs.split(","), config.data.left_out, split=config.data.split)
 
 
 def score_statistics(config: TrainConfig, params: Params) -> tuple[float, float]:

@@ -7,35 +7,37 @@ from skyreels_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """A space-time transformer over patches of frames and of their differences.
+    """A space-time transformer over where things went.
 
     num_frames: the most that it sees, a multiple of `tube` and one; size: height and width.
-    tube: steps from frame to frame that one token covers; patch: side, in pixels, of the squares
-    in which motion is looked for first, by `motion_dim` learned patterns; merge: side, in these
-    squares, of a token.
+    tube: steps between the frames that are matched. cell: side, in pixels, of what is matched;
+    reach: how far it is looked for, in cells. patch: side, in cells, of the squares in which motion
+    is looked for first, by `motion_dim` learned patterns; merge: side, in these, of a token.
     Raises `UserError` for sizes that do not go together.
     """
 
     num_frames: int = 33
     size: int = 64
     tube: int = 4
-    patch: int = 8
+    cell: int = 2
+    reach: int = 4
+    patch: int = 4
     merge: int = 2
-    motion_dim: int = 96
-    width: int = 128
+    motion_dim: int = 64
+    width: int = 96
     num_heads: int = 4
-    ffn_dim: int = 512
-    num_layers: int = 4
+    ffn_dim: int = 384
+    num_layers: int = 2
     eps: float = 1e-6
 
     def __post_init__(self):
         small = [f.name for f in dataclasses.fields(self) if not getattr(self, f.name) > 0]
         if small:
             raise UserError(f"a reward model's {', '.join(small)} must be more than 0")
-        if self.size % (self.patch * self.merge):
+        if self.size % (token := self.cell * self.patch * self.merge):
             raise UserError(
-                f"a reward model's size {self.size} must be a multiple of patch x merge = "
-                f"{self.patch * self.merge}"
+                f"a reward model's size {self.size} must be a multiple of cell x patch x merge = "
+                f"{token}"
             )
         if self.num_frames < self.tube + 1 or self.num_frames % self.tube != 1 % self.tube:
             raise UserError(

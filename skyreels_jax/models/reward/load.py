@@ -18,7 +18,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.layout import MAX_SHARD_BYTES, read_json, write_json
 from skyreels_jax.models.reward.config import RewardConfig
-from skyreels_jax.models.reward.modeling import SpaceTimeReward
+from skyreels_jax.models.reward.modeling import MatchingReward
 from skyreels_jax.models.reward.weights import native_table
 from skyreels_jax.weights.convert import export_tree, load_tree
 from skyreels_jax.weights.reader import open_source
@@ -26,7 +26,7 @@ from skyreels_jax.weights.writer import write_safetensors
 
 Films = UInt8[np.ndarray, "B T H W 3"]
 Scores = Float32[np.ndarray, " B"]
-ARCHITECTURES = ("space_time",)
+ARCHITECTURES = ("matching",)
 BATCH = 16  # films scored at once, fewer filled up: one compiled program
 
 
@@ -39,7 +39,7 @@ class RewardCard:
     left_out: kinds of pairs that it was not trained on (leave-one-out).
     """
 
-    architecture: Literal["space_time"] = "space_time"
+    architecture: Literal["matching"] = "matching"
     network: RewardConfig
     mean: float
     deviation: float
@@ -89,7 +89,7 @@ def _forward(graphdef: nnx.GraphDef, params: Params, videos: Any) -> jax.Array:
 
 def abstract_network(config: RewardConfig) -> tuple[nnx.GraphDef, Params]:
     """Returns structure and parameter shapes; takes no memory."""
-    model = nnx.eval_shape(lambda: SpaceTimeReward(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: MatchingReward(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)
 

@@ -1,4 +1,4 @@
-"""The reward model: patches of frames and of frame differences, a transformer, one number."""
+"""The reward model: where things went between frames, a transformer, one number."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,46 +6,48 @@ from jaxtyping import Array, Float
 
 from skyreels_jax.kernels.attention import attention
 from skyreels_jax.models.reward.config import RewardConfig
+from skyreels_jax.models.reward.matching import CHANNELS, matches, mean_cells
 from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal
 from skyreels_jax.nn.norm import LayerNorm
 from skyreels_jax.nn.stack import scan, stack
 
 Tokens = Float[Array, "B L D"]
-# ToyFilm's pixels have a deviation of 0.38, the differences of neighbouring frames one of 0.06.
-GAIN = 8.0
+LAGS = (1, 2)  # in tubes
 
 
 class MotionTokens(nnx.Module):
     """Video to tokens [B, tubes, places, width], without knowing where and when they are.
 
-    Of each tube of `tube` steps, a token is told its first frame and, apart and enlarged, the
-    `tube` differences that follow, down to the last pixel. A linear pattern of these is selective
-    for direction and speed, fractions of a pixel a frame included, and a unit behind it for motion
-    energy (Adelson and Bergen 1985); with frames alone the still part of the picture, six times as
-    large, would have to be learned away first.
+    Of the frames where tubes begin, each is matched with the next and with the one after that: a
+    subject that creeps and one that stands still differ little from frame to frame, and much after
+    eight. A token is told of all cells in four patches, by learned patterns, where they went.
     """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
-        seen = 3 * config.patch**2 * (1 + config.tube)
+        seen = len(LAGS) * CHANNELS * config.patch**2
         self.config = config
         self.motion = Linear(seen, config.motion_dim, rngs=rngs)
         self.merge = Linear(config.merge**2 * config.motion_dim, config.width, rngs=rngs)
 
     def __call__(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B k L D"]:
         config = self.config
-        batch, frames, side = video.shape[:3]
-        tubes, cells = (frames - 1) // config.tube, side // (config.patch * config.merge)
-        steps = GAIN * (video[:, 1:] - video[:, :-1])
-        steps = steps.reshape(batch, tubes, config.tube, *video.shape[2:])
-        first = video[:, : -1 : config.tube][:, :, None]
-        seen = jnp.concatenate([first, steps], axis=2)
-        cut = (cells, config.merge, config.patch)
-        seen = seen.reshape(batch, tubes, 1 + config.tube, *cut, *cut, 3)
-        # To [B, k, cell row, cell column, row in cell, column in cell, what a patch shows].
-        seen = seen.transpose(0, 1, 3, 6, 4, 7, 2, 5, 8, 9)
-        patches = seen.reshape(batch, tubes, cells**2, config.merge**2, -1)
+        frames = mean_cells(video[:, :: config.tube], config.cell)
+        tubes = frames.shape[1] - 1
+        seen = jnp.concatenate([self._lagging(frames, lag) for lag in LAGS], axis=-1)
+        places = seen.shape[2] // (config.patch * config.merge)
+        cut = (places, config.merge, config.patch)
+        seen = seen.reshape(len(video), tubes, *cut, *cut, seen.shape[-1])
+        # To [B, k, row, column, row in token, column in token, what a patch shows].
+        seen = seen.transpose(0, 1, 2, 5, 3, 6, 4, 7, 8)
+        patches = seen.reshape(len(video), tubes, places**2, config.merge**2, -1)
         found = gelu_tanh(self.motion(patches))
-        return self.merge(found.reshape(batch, tubes, cells**2, -1))
+        return self.merge(found.reshape(len(video), tubes, places**2, -1))
+
+    def _lagging(self, frames: Float[Array, "B T h w 3"], lag: int) -> Float[Array, "B k h w 5"]:
+        """Returns matches `lag` frames on; 0 for the last tubes, which have none."""
+        missing = min(lag, frames.shape[1]) - 1
+        found = matches(frames[:, :-lag], frames[:, lag:], reach=self.config.reach)
+        return jnp.pad(found, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
 
 
 class Block(nnx.Module):
@@ -66,7 +68,7 @@ class Block(nnx.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class SpaceTimeReward(nnx.Module):
+class MatchingReward(nnx.Module):
     """Video in [-1, 1] to scores before normalisation, float32.
 
     Every place and every time has an embedding of its own: a film that runs backwards is another
@@ -75,7 +77,7 @@ class SpaceTimeReward(nnx.Module):
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
         tubes = (config.num_frames - 1) // config.tube
-        places = (config.size // (config.patch * config.merge)) ** 2
+        places = (config.size // (config.cell * config.patch * config.merge)) ** 2
         embedding = normal(0.1)
         self.config = config
         self.tokens = MotionTokens(config, rngs=rngs)

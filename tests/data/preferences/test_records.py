@@ -18,7 +18,7 @@ from skyreels_jax.data.preferences.preferences_dataset_builder import (
     split_names,
     to_preference,
 )
-from skyreels_jax.data.preferences.records import CutPair, Limits, Preference
+from skyreels_jax.data.preferences.records import SIDES, CutPair, Limits, Preference
 from skyreels_jax.data.preferences.twins import Maker, Original, TwinsConfig, twins
 
 SHAPE = (5, 6, 8)
@@ -221,6 +221,20 @@ def test_both_sides_are_cut_at_the_same_frames():
     assert len(whole["chosen"]) == 9
     with pytest.raises(UserError, match="cannot cut 10 frames out of clips of 9"):
         CutPair(frames=10).random_map(record, np.random.default_rng(0))
+
+
+def test_both_sides_are_mirrored_or_none():
+    record = {"chosen": clip(0), "rejected": clip(1), "label": 0}
+    seen = set()
+    for seed in range(12):
+        cut = CutPair().random_map(record, np.random.default_rng(seed))
+        shown = {side: np.round((cut[side] + 1) * 127.5).astype(np.uint8) for side in SIDES}
+        mirrored = np.array_equal(shown["chosen"], clip(0)[:, :, ::-1])
+        for side in SIDES:
+            step = -1 if mirrored else 1
+            np.testing.assert_array_equal(shown[side], record[side][:, :, ::step])
+        seen.add(mirrored)
+    assert seen == {True, False}
 
 
 def test_the_labels_of_people_replace_those_of_twins():

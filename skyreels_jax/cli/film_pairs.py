@@ -1,0 +1,77 @@
+"""`skyreels-jax data film-pairs`: a model's own films, compared by the judge."""
+
+import argparse
+import collections
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from skyreels_jax.cli import labels, pair_sets
+from skyreels_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from skyreels_jax.data.preferences.records import Preference
+
+BATCH = 16  # films denoised side by side
+
+
+def film_pairs(args: argparse.Namespace) -> int:
+    """Writes a dataset of preferences: films of the same captions, the judge's motion score."""
+    from skyreels_jax.cli.recipes.own_films import Order
+    from skyreels_jax.core.config import to_dict
+    from skyreels_jax.data.preferences.judged import Told, Verdicts, judged_pairs
+    from skyreels_jax.data.preferences.records import Limits, comparable
+    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.world import SIZE, sample_scene
+    from skyreels_jax.evals.axes import score_axes
+    from skyreels_jax.evals.judge import check_size
+    from skyreels_jax.evals.stills import stills_score
+    from skyreels_jax.pipelines import load
+    from skyreels_jax.pipelines.files import check_writable
+
+    if args.per_clip < 2:
+        raise UserError(f"--per_clip must be 2 or more, to compare films, got {args.per_clip}")
+    check_size(args.num_frames, SIZE, SIZE)
+    limits = Limits(text_alignment=args.alignment_gap, visual_quality=args.quality_gap)
+    source = load.find(labels.needed(args, "model"))
+    options = {name: getattr(args, name) for name in ("num_frames", "inference_steps")}
+    options |= {"guidance_scale": args.guidance_scale, "height": SIZE, "width": SIZE}
+
+    def order(prompts: list[str], stream: int) -> Order:
+        seeds = (args.seed, stream)
+        return Order(prompts=prompts, each=args.per_clip, seeds=seeds, batch=BATCH, options=options)
+
+    order(["a ring"], 0).request(source, [0])  # whatever is wrong is said before weights are read
+    check_writable(args.data_dir)
+    model, verdicts, dropped = source.load(), Verdicts(), collections.Counter()
+
+    def pairs(split: str, count: int, stream: int) -> "Iterator[Preference]":
+        seeds = range(args.seed, args.seed + count)
+        scenes = [sample_scene(seed, split) for seed in seeds]
+        prompts = [sentence(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+        ordered, films = order(prompts, stream), range(count * args.per_clip)
+
+        def made() -> Iterator[Told]:
+            shown = itertools.chain.from_iterable(
+                model.films(ordered.request(source, list(films[start : start + BATCH])))
+                for start in range(0, len(films), BATCH)
+            )
+            for seed, scene, prompt in zip(seeds, scenes, prompts, strict=True):
+                some = [film.frames for film in itertools.islice(shown, args.per_clip)]
+                motion = [score_axes(film, scene)["motion"] for film in some]
+                yield Told(f"{split}-{seed}", prompt, some, motion)
+
+        score = stills_score(dict(zip(prompts, scenes, strict=True)))
+        found = judged_pairs(made(), verdicts, score=score, seed=args.seed)
+        return comparable(found, limits, dropped=dropped)
+
+    splits = {
+        "train": functools.partial(pairs, "train", args.num_clips, 0),
+        "held_out": functools.partial(pairs, "held_out", pair_sets.held_out(args.num_clips), 1),
+    }
+    said = [source.fingerprint, options, args.per_clip, args.seed, to_dict(limits), verdicts]
+    name, shape = f"films-{args.num_clips}x{args.num_frames}", (args.num_frames, SIZE, SIZE)
+    pair_sets.write(args.data_dir, name, said, splits, shape=shape)
+    pair_sets.print_dropped(dropped)
+    return 0
