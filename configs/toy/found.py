@@ -1,12 +1,12 @@
 """The model that learns to move well: the miniature, fine-tuned on clips of which many move badly.
 
 Supervised fine-tuning on clips that are balanced in what they show, and have one frame rate, but
-are as found in how they move: half of them shake, stutter, freeze, melt, run backwards, too fast or
-too slowly, whatever their captions say. Films made without guidance then differ widely in how they
-move, and preferences have something to choose from; with guidance they hardly do (docs/log.md).
+are as found in how they move: 60 % of them hardly move, stop, or shake, whatever their captions
+say. Films made without guidance then differ widely in how they move, and preferences have something
+to choose from; with guidance they hardly do (docs/log.md).
 
 Command:  skyreels-jax train --config configs/toy/found.py   (after nothing: it starts from "tiny")
-Hardware: 2 CPU cores, float32; 500 steps in 14 minutes on two AVX2 cores, beside other work.
+Hardware: 2 CPU cores, float32; 500 steps in 17 minutes beside other work.
 Result:   runs/toy/found/export, a diffusers SkyReelsV2Pipeline folder. The first run renders and
           encodes the clips.
 """
