@@ -14,8 +14,7 @@ from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from skyreels_jax.data.preferences.records import Preference
-    from skyreels_jax.data.preferences.twins import Maker, Original, TwinsConfig
-    from skyreels_jax.data.toy_film.world import Scene
+    from skyreels_jax.data.preferences.twins import Maker, TwinsConfig
 
 HELD_OUT_SHARE, LEAST_HELD_OUT = 16, 8  # one held-out clip for so many of training, and how many
 Splits = Mapping[str, Callable[[], Iterable["Preference"]]]
@@ -116,32 +115,15 @@ def toy_splits(
     num_frames: int,
     *,
     maker: "Maker | None",
-    own_share: float = 0.0,
     dropped: collections.Counter,
 ) -> Splits:
     """Returns the twins of ToyFilm's clips, scored by the judge of stills: "train", and "held_out"
-    of scenes that no training clip shows.
-
-    own_share: of the clips that are not rendered, but films that the maker's model makes of their
-    captions. Raises `UserError` for one that is no share, or without a model.
-    """
+    of scenes that no training clip shows."""
     from skyreels_jax.data.preferences.twins import Original, twins
     from skyreels_jax.data.toy_film.captions import sentence
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene
     from skyreels_jax.evals.stills import stills_score
-
-    if not 0 <= own_share <= 1:
-        raise UserError(f"own_share must be a share of clips, 0 to 1, got {own_share:g}")
-    if own_share and maker is None:
-        raise UserError("own_share: films are made by a model; give --model")
-
-    def original(split: str, seed: int, scene: "Scene", prompt: str) -> "Original":
-        clip = render(scene, num_frames)
-        own = int((seed + 1) * own_share) > int(seed * own_share)  # evenly among all seeds
-        if own:
-            clip = maker.remake("t2v", clip, prompt, 1.0, seed)
-        return Original(id=f"{split}-{seed}", video=clip, prompt=prompt, own=own)
 
     def pairs(split: str, count: int) -> Iterator["Preference"]:
         seeds = range(config.seed, config.seed + count)
@@ -149,7 +131,7 @@ def toy_splits(
         prompts = [sentence(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
         score = stills_score(dict(zip(prompts, scenes, strict=True)))
         clips = (
-            original(split, seed, scene, prompt)
+            Original(id=f"{split}-{seed}", video=render(scene, num_frames), prompt=prompt)
             for seed, scene, prompt in zip(seeds, scenes, prompts, strict=True)
         )
         return twins(clips, config, score=score, maker=maker, dropped=dropped)

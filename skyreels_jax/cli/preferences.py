@@ -17,7 +17,6 @@ ACTIONS = {
     "pairs": {
         **{"data_dir": DATA, "num_clips": 512, "num_frames": 33, "seed": 0},
         **{"kinds": (), "strengths": (0.25, 0.5, 1.0), "model": None, "per_clip": 1},
-        "own_share": 0.0,
         **{"alignment_gap": 0.1, "quality_gap": 3.0},
     },
     "film-pairs": {
@@ -76,14 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="film-pairs: of the films (default: the model's)",
-    )
-    flags(
-        "--own_share",
-        type=float,
-        metavar="X",
-        help="pairs, with --model: share of the clips that are films of the model, for the same "
-        "captions; a reward that has only seen these among rejected clips takes all its films for "
-        "alike (default 0)",
     )
     flags(
         "--alignment_gap",
@@ -178,15 +169,9 @@ def pairs(args: argparse.Namespace) -> int:
     dropped = collections.Counter()
     maker, weights = pair_sets.maker(args.model, config.kinds)
     splits = pair_sets.toy_splits(
-        config,
-        args.num_clips,
-        args.num_frames,
-        maker=maker,
-        own_share=args.own_share,
-        dropped=dropped,
+        config, args.num_clips, args.num_frames, maker=maker, dropped=dropped
     )
-    said = [to_dict(config), weights] + [args.own_share] * (args.own_share > 0)
-    name = f"toy-{args.num_clips}x{args.num_frames}"
+    name, said = f"toy-{args.num_clips}x{args.num_frames}", [to_dict(config), weights]
     shape = (args.num_frames, SIZE, SIZE)
     pair_sets.write(args.data_dir, name, said, splits, shape=shape)
     pair_sets.print_dropped(dropped)

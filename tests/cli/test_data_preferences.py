@@ -18,7 +18,6 @@ from skyreels_jax.data.preferences.preferences_dataset_builder import (
 from skyreels_jax.data.toy_film.render import render
 from skyreels_jax.data.toy_film.world import sample_scene
 from skyreels_jax.pipelines.film import Film
-from skyreels_jax.pipelines.load import load
 
 
 def run(*argv):
@@ -50,19 +49,6 @@ def test_a_model_makes_twins_too(micro_folder, tmp_path):
     argv = ("--num_frames", 5, "--kinds", "t2v", "--model", micro_folder)
     assert run("twins", "--outdir", tmp_path, *argv) == 0
     assert iio.imread(tmp_path / "twins.png").shape[0] > 3 * 120  # as shown too
-
-
-def test_pairs_of_a_models_own_films(micro_folder, tmp_path):
-    options = ("--num_frames", 5, "--num_clips", 2, "--own_share", "0.5", "--kinds", "jitter")
-    limits = ("--alignment_gap", 2, "--quality_gap", 1000)
-    argv = ("--data_dir", tmp_path, "--model", micro_folder, *options, *limits)
-    assert run("pairs", *argv) == 0
-    (place,) = tmp_path.glob("preferences/*/1.0.0")
-    found = {p.id.split("/")[0]: p.chosen for p in map(to_preference, read_preferences(place))}
-    rendered, own = found["train-0"], found["train-1"]
-    shown = load(str(micro_folder)).reconstruct
-    np.testing.assert_array_equal(rendered, shown(render(sample_scene(0, "train"), 5)))
-    assert not np.array_equal(own, shown(render(sample_scene(1, "train"), 5)))
 
 
 def test_pairs_of_films_that_the_judge_compares(micro_folder, tmp_path, monkeypatch):
@@ -150,8 +136,6 @@ def test_pairs_from_a_file(tmp_path, capsys):
         (("twins", "--strengths", "0"), "strength 0 is out of range"),
         (("twins", "--kinds", "v2v"), "v2v is made by a model; give --model"),
         (("pairs", "--per_clip", "0"), "per_clip >= 1"),
-        (("pairs", "--own_share", "0.5"), "own_share: films are made by a model; give --model"),
-        (("pairs", "--own_share", "2"), "own_share must be a share of clips, 0 to 1, got 2"),
         (("film-pairs",), "data film-pairs needs --model"),
         (("film-pairs", "--per_clip", "1"), "--per_clip must be 2 or more, to compare films"),
         (("film-pairs", "--model", "/none"), "/none"),

@@ -36,20 +36,18 @@ class Maker(NamedTuple):
 
 
 class Original(NamedTuple):
-    """A clip that moves well, or as well as the model that made it can: one of its `own` films."""
+    """A clip that moves well."""
 
     id: str
     video: Clip
     prompt: str
-    own: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwinsConfig:
     """Which twins are made.
 
-    kinds: of `DISTORTIONS` and `MODEL_KINDS`; a model's own film is not made again: the other one
-    need not move worse. strengths: each in (0, 1]; i2v and t2v know only 1.
+    kinds: of `DISTORTIONS` and `MODEL_KINDS`. strengths: each in (0, 1]; i2v and t2v know only 1.
     per_clip: twins of each clip; they take kinds and strengths in turn.
     limits: on all other axes, see `Limits`. seed: of the first twin, the next has the next.
     Raises `UserError` for anything else.
@@ -111,12 +109,10 @@ def _every_twin(
     dropped: collections.Counter,
 ) -> Iterator[Preference]:
     variants, seeds = itertools.cycle(config.variants), itertools.count(config.seed)
-    of_own = itertools.cycle([(k, s) for k, s in config.variants if k not in MODEL_KINDS])
     for clip in clips:
         chosen = clip.video if maker is None else maker.reconstruct(clip.video)
         original = score(chosen, clip.prompt)
-        source = of_own if clip.own else variants
-        for kind, strength in itertools.islice(source, config.per_clip):
+        for kind, strength in itertools.islice(variants, config.per_clip):
             seed = next(seeds)
             if kind in MODEL_KINDS:
                 rejected = maker.remake(kind, clip.video, clip.prompt, strength, seed)

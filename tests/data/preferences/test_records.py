@@ -130,16 +130,6 @@ def test_kinds_of_a_model_are_made_by_the_callable():
         list(twins(originals(1), config, score=even))
 
 
-def test_a_models_own_film_is_not_made_again():
-    mixed = [c._replace(own=i % 2 == 0) for i, c in enumerate(originals(6))]
-    config = TwinsConfig(kinds=("v2v", "freeze", "jitter"), strengths=(0.5,), per_clip=2)
-    maker = Maker(lambda kind, video, *_: 255 - video, lambda video: video // 2)
-    made = list(twins(mixed, config, score=even, maker=maker))
-    own, other = ([p.source for p in made if int(p.id[1]) % 2 == k] for k in (0, 1))
-    assert own == ["freeze", "jitter"] * 3
-    assert other == ["v2v", "freeze", "jitter"] * 2
-
-
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
