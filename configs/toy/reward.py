@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "objective": {"k": 5.0},
             "data": {"pairs": "runs/film_pairs,runs/pairs", "split": "train"},
-            "stages": ({"steps": 3000, "batch": 8},),
+            "stages": ({"steps": 1200, "batch": 8},),
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 1e-3,
