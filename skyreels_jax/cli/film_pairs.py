@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from skyreels_jax.cli import labels, pair_sets
+from skyreels_jax.cli import labels
 from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ BATCH = 16  # films denoised side by side
 
 def film_pairs(args: argparse.Namespace) -> int:
     """Writes a dataset of preferences: films of the same captions, the judge's motion score."""
+    from skyreels_jax.cli import pair_sets
     from skyreels_jax.cli.recipes.own_films import Order
     from skyreels_jax.core.config import to_dict
     from skyreels_jax.data.preferences.judged import Told, Verdicts, judged_pairs

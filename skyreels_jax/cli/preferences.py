@@ -80,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alignment_gap",
         type=float,
         metavar="X",
-        help="pairs, import-pairs: most by which clips may differ in text alignment, of 1 "
-        "(default 0.1)",
+        help="pairs, film-pairs, import-pairs: most by which clips may differ in text alignment, "
+        "of 1 (default 0.1)",
     )
     flags(
         "--quality_gap", type=float, metavar="X", help="the same in visual quality, dB (default 3)"
