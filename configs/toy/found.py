@@ -3,7 +3,7 @@
 Supervised fine-tuning on clips that are balanced in what they show, and have one frame rate, but
 are as found in how they move: 60 % of them hardly move, stop, or shake, whatever their captions
 say. Films made without guidance then differ widely in how they move, and preferences have something
-to choose from; with guidance they hardly do (docs/log.md).
+to choose from; with guidance, and other faults, they hardly did (docs/log.md).
 
 Command:  skyreels-jax train --config configs/toy/found.py   (after nothing: it starts from "tiny")
 Hardware: 2 CPU cores, float32; 500 steps in 17 minutes beside other work.

@@ -5,16 +5,15 @@ own that people compared, beside distorted twins. ToyFilm's judge is the people.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.preferences.records import AXES, Clip, Preference
+from skyreels_jax.data.preferences.records import AXES, Clip, Preference, Score
 
 SOURCE = "films"  # of these pairs
-Score = Callable[[Clip, str], Mapping[str, float]]  # film and prompt -> a number for each of AXES
 
 
 class Told(NamedTuple):

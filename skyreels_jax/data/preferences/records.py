@@ -7,7 +7,7 @@ are kept in a TFDS dataset (`preferences_dataset_builder`).
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -22,6 +22,7 @@ LABELS = ("better", "worse", "tie")  # of the chosen clip, compared with the rej
 SIDES = ("chosen", "rejected")
 AXES = ("text_alignment", "visual_quality")  # on which both clips of a pair must be comparable
 Scores = Mapping[str, tuple[float, float]]
+Score = Callable[[Clip, str], Mapping[str, float]]  # clip and prompt -> a number for each of AXES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ one, distorted, mildly to strongly; pairs that differ in anything but motion are
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +15,18 @@ import numpy as np
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.preferences.distortions import DISTORTIONS, check_strength, distort
-from skyreels_jax.data.preferences.records import AXES, Clip, Limits, Preference, comparable
+from skyreels_jax.data.preferences.records import (
+    AXES,
+    Clip,
+    Limits,
+    Preference,
+    Score,
+    comparable,
+)
 
 # Made again by a model, progressively: from the clip noised to a level, which is the strength (v2v,
 # mild to strong); from its first frame (i2v); from its text alone (t2v, the strongest).
 MODEL_KINDS = ("v2v", "i2v", "t2v")
-Score = Callable[[Clip, str], Mapping[str, float]]  # clip and prompt -> a number for each of AXES
 
 
 class Maker(NamedTuple):

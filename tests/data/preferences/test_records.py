@@ -19,6 +19,7 @@ from skyreels_jax.data.preferences.preferences_dataset_builder import (
     to_preference,
 )
 from skyreels_jax.data.preferences.records import SIDES, CutPair, Limits, Preference
+from skyreels_jax.data.preferences.subsets import without
 from skyreels_jax.data.preferences.twins import Maker, Original, TwinsConfig, twins
 
 SHAPE = (5, 6, 8)
@@ -158,6 +159,17 @@ def builder(tmp_path_factory):
     )
     made.download_and_prepare()
     return made
+
+
+def test_sets_of_clips_of_two_shapes_are_not_joined(builder, tmp_path):
+    small = (5, 4, 8)
+    made = pair(chosen=clip(0, small), rejected=clip(1, small))
+    other = preferences(tmp_path, name="small", shape=small, splits={"train": lambda: iter([made])})
+    other.download_and_prepare()
+    folders = [str(builder.data_dir), str(other.data_dir)]
+    assert len(without(folders[:1] * 2, ())) == 2 * len(without(folders[:1], ()))
+    with pytest.raises(UserError, match=r"one shape, got .*\[5, 6, 8, 3\].*\[5, 4, 8, 3\]"):
+        without(folders, ())
 
 
 def test_the_dataset_holds_what_was_written(builder):
