@@ -187,13 +187,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _captions(args: argparse.Namespace) -> "tuple[list[Scene], list[str]]":
     """Returns the scenes of a benchmark and a sentence for each."""
-    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.world import SPLITS
     from skyreels_jax.evals.suite import load_scenes
 
     few = NUM if args.prompts in SPLITS and args.num is None else args.num
     scenes = load_scenes(args.prompts, few, seed=args.seed)
-    return scenes, [sentence(scene, args.seed + i) for i, scene in enumerate(scenes)]
+    return scenes, sentences(scenes, seed=args.seed)
 
 
 def _stories(args: argparse.Namespace) -> "list[tuple[Scene, ...]]":

@@ -114,7 +114,7 @@ def show(args: argparse.Namespace) -> int:
     """Writes OUTDIR/toy_film_SPLIT.png."""
     import imageio.v3 as iio
 
-    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene
     from skyreels_jax.evals.sheet import contact_sheet
@@ -123,7 +123,7 @@ def show(args: argparse.Namespace) -> int:
     seeds = range(args.seed, args.seed + args.num)
     scenes = [sample_scene(seed, args.split) for seed in seeds]
     check_writable(args.outdir)
-    captions = [sentence(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+    captions = sentences(scenes, seed=args.seed)
     image = contact_sheet([render(scene, args.num_frames) for scene in scenes], captions)
     out = args.outdir / f"toy_film_{args.split}.png"
     with replacing(out) as path:

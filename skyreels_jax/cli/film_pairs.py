@@ -23,7 +23,7 @@ def film_pairs(args: argparse.Namespace) -> int:
     from skyreels_jax.core.config import to_dict
     from skyreels_jax.data.preferences.judged import Told, Verdicts, judged_pairs
     from skyreels_jax.data.preferences.records import Limits, comparable
-    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.world import SIZE, sample_scene
     from skyreels_jax.evals.axes import score_axes
     from skyreels_jax.evals.judge import check_size
@@ -50,7 +50,7 @@ def film_pairs(args: argparse.Namespace) -> int:
     def pairs(split: str, count: int, stream: int) -> "Iterator[Preference]":
         seeds = range(args.seed, args.seed + count)
         scenes = [sample_scene(seed, split) for seed in seeds]
-        prompts = [sentence(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+        prompts = sentences(scenes, seed=args.seed)
         ordered, films = order(prompts, stream), range(count * args.per_clip)
 
         def made() -> Iterator[Told]:

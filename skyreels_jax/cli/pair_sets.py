@@ -120,7 +120,7 @@ def toy_splits(
     """Returns the twins of ToyFilm's clips, scored by the judge of stills: "train", and "held_out"
     of scenes that no training clip shows."""
     from skyreels_jax.data.preferences.twins import Original, twins
-    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene
     from skyreels_jax.evals.stills import stills_score
@@ -128,7 +128,7 @@ def toy_splits(
     def pairs(split: str, count: int) -> Iterator["Preference"]:
         seeds = range(config.seed, config.seed + count)
         scenes = [sample_scene(seed, split) for seed in seeds]
-        prompts = [sentence(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+        prompts = sentences(scenes, seed=config.seed)
         score = stills_score(dict(zip(prompts, scenes, strict=True)))
         clips = (
             Original(id=f"{split}-{seed}", video=render(scene, num_frames), prompt=prompt)

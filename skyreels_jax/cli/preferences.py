@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kinds",
         type=_texts,
         metavar="A,B",
-        help="twins, pairs: kinds of distortion (default: all of pixels); with --model also v2v, "
-        "t2v and, where it takes images, i2v",
+        help="twins, pairs: kinds of distortion (default: all of pixels; not v2v, t2v and, of "
+        "a model that takes images, i2v, which are made with --model)",
     )
     flags(
         "--strengths",
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags(
         "--model",
         help='twins, pairs: "tiny", a folder or hub id: shows all clips as its decoder does, as a '
-        "reward for its films must see them; makes v2v, i2v, t2v; film-pairs: makes the films",
+        "reward for its films must see them, and makes those of --kinds v2v, t2v, i2v; film-pairs: "
+        "makes the films",
     )
     flags(
         "--per_clip",

@@ -119,7 +119,7 @@ def _asked(
     args: argparse.Namespace, scenes: "Sequence[Scene]", model: "LoadedReward"
 ) -> "tuple[ModelSource, Request] | None":
     """Returns the checked request of the films that the judge sees too; None without --films."""
-    from skyreels_jax.data.toy_film.captions import sentence
+    from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.evals.judge import check_size
     from skyreels_jax.pipelines import load, validate
 
@@ -137,7 +137,7 @@ def _asked(
         options["height"], options["width"] = size
     options.setdefault("batch_size", 16)
     source = load.find(args.films)
-    texts = [sentence(scene, args.seed + i) for i, scene in enumerate(scenes)]
+    texts = sentences(scenes, seed=args.seed)
     prompts = [text for text in texts for _ in range(each)]
     seeds = [args.seed + i for i in range(len(prompts))]
     request = source.request(prompt=prompts, seed=seeds, **options)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.toy_film.captions import scene_from_structured, sentence
+from skyreels_jax.data.toy_film.captions import scene_from_structured, sentences
 from skyreels_jax.data.toy_film.world import (
     ATTRIBUTES,
     NO_SPEED,
@@ -140,7 +140,7 @@ def evaluate(
     keep: how many films' frames stay in memory (None: all).
     `progress` is called with every judged sample.
     """
-    texts = [sentence(scene, seed + i) for i, scene in enumerate(scenes)]
+    texts = sentences(scenes, seed=seed)
     scenes, prompts = list(scenes) * rounds, texts * rounds
     seeds = [seed + n for n in range(len(prompts))]
     films = generate(prompts, seeds)

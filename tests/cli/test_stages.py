@@ -70,7 +70,7 @@ def test_the_journal_knows_the_last_good_stage(tmp_path):
     journal = Journal(tmp_path, config())
     assert (journal.good, journal.stopped) == (0, "")
     for stage, stopped in ((0, ""), (1, ""), (2, "stage 2: it fell")):
-        journal.add(START | {"stage": stage, "stopped": stopped, "agreement": None})
+        journal.add(START | {"stage": stage, "stopped": stopped} | ({"steps": 9} if stage else {}))
     again = Journal(tmp_path, config())
     assert again.rows == journal.rows and (again.good, again.stopped) == (1, "stage 2: it fell")
     lines = again.table().splitlines()

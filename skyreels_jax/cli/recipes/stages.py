@@ -1,7 +1,6 @@
 """Motion learning in stages: films, ranking, training against the reference; then all anew."""
 
 import dataclasses
-import math
 import pathlib
 import sys
 from typing import Any
@@ -28,13 +27,12 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.latents import fingerprint
 from skyreels_jax.data.preferences.film_store import FilmStore
 from skyreels_jax.data.preferences.ranked import RankedPairs, best_against_worst
-from skyreels_jax.data.toy_film.captions import sentence
+from skyreels_jax.data.toy_film.captions import sentences
 from skyreels_jax.data.toy_film.prompt_sets import SETS, scene_set
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.data.toy_film.world import SIZE, sample_scene
 from skyreels_jax.evals.axes import AXES
 from skyreels_jax.evals.judge import check_size
-from skyreels_jax.evals.ranks import rank_correlation
 from skyreels_jax.models import layout
 from skyreels_jax.models.reward.protocol import RewardModel
 from skyreels_jax.objectives.flow_dpo import FlowDPO
@@ -140,7 +138,7 @@ def _pairs(
         for i, name in enumerate(SETS)
         for scene in scene_set(name, said.prompts, seed=config.seed + i)
     ]
-    prompts = [sentence(scene, config.seed + i) for i, scene in enumerate(scenes)]
+    prompts = sentences(scenes, seed=config.seed)
     order = _order(config, prompts, each=said.films_per_prompt, seeds=(config.seed, stage))
     store = _films(
         recipe,
@@ -164,7 +162,7 @@ def _measured(recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel,
     first = MEASURED + config.seed
     seeds = range(first, first + config.preferences.guards.films)
     scenes = [sample_scene(seed, "held_out") for seed in seeds]
-    prompts = [sentence(scene, config.seed + i) for i, scene in enumerate(scenes)]
+    prompts = sentences(scenes, seed=config.seed)
     order = _order(config, prompts, each=1, seeds=(config.seed, 0))
     store = _films(
         recipe,
@@ -175,9 +173,7 @@ def _measured(recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel,
         model=stage,
         folder=pathlib.Path(config.out) / f"stage_{stage}" / "measured",
     )
-    row: Row = {name: float(store.column(name).mean()) for name in (REWARD, *AXES)}
-    agreement = rank_correlation(store.column(REWARD), store.column("motion"))
-    return row | {"agreement": None if math.isnan(agreement) else agreement}
+    return {name: float(store.column(name).mean()) for name in (REWARD, *AXES)}
 
 
 def _order(

@@ -7,7 +7,7 @@ what happens, place and light, and the camera sentence appended last.
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,11 @@ def sentence(scene: Scene, seed: int = 0) -> str:
     camera = _capitalised(pick(CAMERA_WORDS[scene.camera_motion])) + "."
     text = _articles(_capitalised(text))
     return text if scene.camera_motion == "static" and rng.random() < 0.5 else f"{text} {camera}"
+
+
+def sentences(scenes: Iterable[Scene], *, seed: int = 0) -> list[str]:
+    """Returns the `sentence` of every scene, scene i worded by `seed + i`."""
+    return [sentence(scene, seed + i) for i, scene in enumerate(scenes)]
 
 
 def structured(scene: Scene) -> dict[str, Any]:
