@@ -55,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "warmup_steps": 100,
                 "decay_start": 0.3,
                 "decay": "linear",
-                "weight_decay": 0.01,
+                "weight_decay": 0.3,
                 "muon_iterations": 3,
             },
             "ema_decay": 0.995,

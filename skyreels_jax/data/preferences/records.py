@@ -109,7 +109,7 @@ def comparable(
 @dataclasses.dataclass(frozen=True)
 class CutPair(grain.transforms.RandomMap):
     """Cuts the same `frames` frames out of both clips of a record, anywhere; 0 takes all. Half of
-    the pairs are mirrored, left for right: what moves well moves well in a mirror too.
+    the pairs are mirrored, left for right, and half upside down: what moves well still does.
 
     The result is {"chosen", "rejected" (float32 in [-1, 1]), "label" (int32, index in `LABELS`)}.
     """
@@ -122,11 +122,9 @@ class CutPair(grain.transforms.RandomMap):
         if wanted > have:
             raise UserError(f"cannot cut {wanted} frames out of clips of {have}")
         start = int(rng.integers(have - wanted + 1))
-        columns = slice(None, None, -1 if rng.random() < 0.5 else 1)
-        sides = {
-            side: element[side][start : start + wanted, :, columns].astype(np.float32) / 127.5 - 1.0
-            for side in SIDES
-        }
+        rows, columns = (slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(2))
+        cut = (slice(start, start + wanted), rows, columns)
+        sides = {side: element[side][cut].astype(np.float32) / 127.5 - 1.0 for side in SIDES}
         return sides | {"label": np.int32(element["label"])}
 
 
