@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def build(args: argparse.Namespace) -> int:
-    """Renders the dataset; TFDS shows its own progress."""
+    """Renders the dataset."""
     from skyreels_jax.data.toy_film.toy_film_dataset_builder import toy_film
     from skyreels_jax.pipelines.files import check_writable
 

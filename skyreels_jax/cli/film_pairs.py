@@ -4,6 +4,7 @@ import argparse
 import collections
 import functools
 import itertools
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,16 @@ BATCH = 16  # films denoised side by side
 
 
 def film_pairs(args: argparse.Namespace) -> int:
-    """Writes a dataset of preferences: films of the same captions, the judge's motion score."""
+    """Writes a dataset of preferences: films of the same captions, the judge's motion score.
+
+    Films are kept beside it until it is finished: stopped, the same command goes on.
+    """
     from skyreels_jax.cli import pair_sets
     from skyreels_jax.cli.recipes.own_films import Order
     from skyreels_jax.core.config import to_dict
     from skyreels_jax.data.preferences.judged import Told, Verdicts, judged_pairs
     from skyreels_jax.data.preferences.records import Limits, comparable
+    from skyreels_jax.data.preferences.told_store import kept
     from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.world import SIZE, sample_scene
     from skyreels_jax.evals.axes import score_axes
@@ -45,34 +50,40 @@ def film_pairs(args: argparse.Namespace) -> int:
 
     order(["a ring"], 0).request(source, [0])  # whatever is wrong is said before weights are read
     check_writable(args.data_dir)
-    model, verdicts, dropped = source.load(), Verdicts(), collections.Counter()
+    verdicts, dropped = Verdicts(), collections.Counter()
+    said = [source.fingerprint, options, args.per_clip, args.seed, to_dict(limits), verdicts]
+    name = pair_sets.called(f"films-{args.num_clips}x{args.num_frames}", said)
+    made_so_far = args.data_dir / f"{name}.partial"
+    model = source.load()
 
     def pairs(split: str, count: int, stream: int) -> "Iterator[Preference]":
         seeds = range(args.seed, args.seed + count)
         scenes = [sample_scene(seed, split) for seed in seeds]
         prompts = sentences(scenes, seed=args.seed)
-        ordered, films = order(prompts, stream), range(count * args.per_clip)
+        ordered = order(prompts, stream)
 
-        def made() -> Iterator[Told]:
+        def made(first: int) -> Iterator[Told]:
+            films = range(first * args.per_clip, len(ordered))
             shown = itertools.chain.from_iterable(
                 model.films(ordered.request(source, list(films[start : start + BATCH])))
                 for start in range(0, len(films), BATCH)
             )
-            for seed, scene, prompt in zip(seeds, scenes, prompts, strict=True):
+            for index in range(first, count):
+                seed, scene, prompt = seeds[index], scenes[index], prompts[index]
                 some = [film.frames for film in itertools.islice(shown, args.per_clip)]
                 motion = [score_axes(film, scene)["motion"] for film in some]
                 yield Told(f"{split}-{seed}", prompt, some, motion)
 
         score = stills_score(dict(zip(prompts, scenes, strict=True)))
-        found = judged_pairs(made(), verdicts, score=score, seed=args.seed)
+        told = kept(made_so_far / split, made)
+        found = judged_pairs(told, verdicts, score=score, seed=args.seed)
         return comparable(found, limits, dropped=dropped)
 
     splits = {
         "train": functools.partial(pairs, "train", args.num_clips, 0),
         "held_out": functools.partial(pairs, "held_out", pair_sets.held_out(args.num_clips), 1),
     }
-    said = [source.fingerprint, options, args.per_clip, args.seed, to_dict(limits), verdicts]
-    name, shape = f"films-{args.num_clips}x{args.num_frames}", (args.num_frames, SIZE, SIZE)
-    pair_sets.write(args.data_dir, name, said, splits, shape=shape)
+    pair_sets.write(args.data_dir, name, splits, shape=(args.num_frames, SIZE, SIZE))
     pair_sets.print_dropped(dropped)
+    shutil.rmtree(made_so_far, ignore_errors=True)
     return 0

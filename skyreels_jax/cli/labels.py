@@ -52,7 +52,8 @@ def import_labels(args: argparse.Namespace) -> int:
         if not found.labels.keys().isdisjoint(ids[split])
     }
     name = f"{source.stem if source.is_file() else source.parent.name}-labelled"
-    pair_sets.write(args.data_dir, name, dict(found.labels), made, shape=pair_sets.shape(splits))
+    name = pair_sets.called(name, dict(found.labels))
+    pair_sets.write(args.data_dir, name, made, shape=pair_sets.shape(splits))
     return 0
 
 

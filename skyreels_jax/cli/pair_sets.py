@@ -77,14 +77,18 @@ def shape(splits: Splits) -> tuple[int, int, int]:
     return next(iter(next(iter(splits.values()))())).chosen.shape[:3]
 
 
+def called(name: str, said: Any) -> str:
+    """Returns NAME-HASH, the hash being of `said`: what the contents of a set hang on."""
+    return f"{name}-{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
 def write(
-    data_dir: pathlib.Path, name: str, said: Any, splits: Splits, *, shape: tuple[int, int, int]
+    data_dir: pathlib.Path, name: str, splits: Splits, *, shape: tuple[int, int, int]
 ) -> None:
-    """Prepares the dataset NAME-HASH, of `said`, what its contents hang on; prints what it is."""
+    """Prepares the dataset `name` unless it is there; prints what it is."""
     from skyreels_jax.data.preferences.preferences_dataset_builder import preferences
 
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
-    builder = preferences(data_dir, name=f"{name}-{digest}", shape=shape, splits=splits)
+    builder = preferences(data_dir, name=name, shape=shape, splits=splits)
     builder.download_and_prepare()
     for split, info in builder.info.splits.items():
         print(f"{split:<24}{info.num_examples:>7} pairs {info.num_bytes / 2**20:>9.1f} MiB")

@@ -172,9 +172,9 @@ def pairs(args: argparse.Namespace) -> int:
     splits = pair_sets.toy_splits(
         config, args.num_clips, args.num_frames, maker=maker, dropped=dropped
     )
-    name, said = f"toy-{args.num_clips}x{args.num_frames}", [to_dict(config), weights]
-    shape = (args.num_frames, SIZE, SIZE)
-    pair_sets.write(args.data_dir, name, said, splits, shape=shape)
+    name = f"toy-{args.num_clips}x{args.num_frames}"
+    name = pair_sets.called(name, [to_dict(config), weights])
+    pair_sets.write(args.data_dir, name, splits, shape=(args.num_frames, SIZE, SIZE))
     pair_sets.print_dropped(dropped)
     return 0
 
@@ -188,10 +188,11 @@ def import_pairs(args: argparse.Namespace) -> int:
 
     limits = Limits(text_alignment=args.alignment_gap, visual_quality=args.quality_gap)
     path, dropped = labels.needed(args, "pairs"), collections.Counter()
-    said, (read,) = [pair_sets.content(path), to_dict(limits)], pair_sets.read_file(path).values()
+    name = pair_sets.called(path.stem, [pair_sets.content(path), to_dict(limits)])
+    (read,) = pair_sets.read_file(path).values()
     check_writable(args.data_dir)
     splits = {"train": lambda: comparable(read(), limits, dropped=dropped)}
-    pair_sets.write(args.data_dir, path.stem, said, splits, shape=pair_sets.shape({"": read}))
+    pair_sets.write(args.data_dir, name, splits, shape=pair_sets.shape({"": read}))
     pair_sets.print_dropped(dropped)
     return 0
 

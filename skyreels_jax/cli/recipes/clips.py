@@ -18,7 +18,7 @@ def source(config: DataConfig, *, split: str = "", pixels: bool = True) -> Sourc
 
     They have the features of the TFDS builder.
     `pixels=False` leaves "video" as the bytes on disk, for whoever reads captions only.
-    What is missing on disk is rendered first, with TFDS's progress bars.
+    What is missing on disk is rendered first, with a progress bar.
     """
     import tensorflow_datasets as tfds
 

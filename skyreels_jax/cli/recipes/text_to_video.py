@@ -17,6 +17,7 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.data.toy_film.toy_film_dataset_builder import Builder
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
@@ -32,6 +33,8 @@ from skyreels_jax.training.loop import Loader
 
 READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance")
 READ += ("turns", "faults", "middle", "vae", "latents", "encode_batch")
+# What decides which clips a latents store holds.
+CONTENTS = ("split", "clips", "num_frames", "captions", "turns", "faults", "rates")
 OBJECTIVES = {objective.name: objective for objective in (FlowMatching, DiffusionForcing)}
 
 
@@ -156,14 +159,9 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
         raise UserError("data.latents: name the folder of the latents store")
     model = load_vae(vae_folder(data))
     tokenizer = build_tokenizer()
-    contents = {name: value for name, value in to_dict(data).items() if name in _CONTENTS}
-    for name in ("turns", "faults"):  # stores were made before there were any
-        if share := getattr(data, name):
-            contents[name] = share
-    if data.rates != DataConfig.rates:  # and before there were others
-        contents["rates"] = list(data.rates)
+    contents = {name: value for name, value in to_dict(data).items() if name in CONTENTS}
     settings = {
-        "data": contents,
+        "data": contents | {"version": str(Builder.VERSION)},
         "vae": to_dict(model.config),
         "vocabulary": sorted(tokenizer.get_vocab()),
     }
@@ -184,14 +182,6 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
             batch=data.encode_batch,
         )
     return latents.LatentStore(folder, expected=expected)
-
-
-_CONTENTS = (
-    "split",
-    "clips",
-    "num_frames",
-    "captions",
-)  # the fields that decide what a store holds
 
 
 def vae_folder(data: DataConfig) -> pathlib.Path:

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.loader import Source
 from skyreels_jax.data.preferences.records import AXES, LABELS, SIDES, Preference
+from skyreels_jax.data.sequential import SequentialBuilder
 
 Pairs = Callable[[], Iterable[Preference]]
 
@@ -34,7 +35,7 @@ class PreferencesConfig(tfds.core.BuilderConfig):
     splits: Mapping[str, Pairs] = dataclasses.field(default_factory=dict)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(SequentialBuilder):
     """Pairs of clips with the label of their motion; records.py says what the fields mean."""
 
     VERSION = tfds.core.Version("1.0.0")

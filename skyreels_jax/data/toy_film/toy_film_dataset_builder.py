@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.sequential import SequentialBuilder
 from skyreels_jax.data.toy_film import world
 from skyreels_jax.data.toy_film.captions import sentence, structured
 from skyreels_jax.data.toy_film.faults import sample_fault
@@ -47,7 +48,7 @@ class ToyFilmConfig(tfds.core.BuilderConfig):
     rates: tuple[int, ...] = (world.FPS,)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(SequentialBuilder):
     """ToyFilm; world.py says what happens in it.
 
     Splits: "train"; "validation" (captions as in training, other films); "held_out" (attribute
@@ -55,8 +56,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     training).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release.", "2.0.0": "Clips in the order of their seeds."}
     BUILDER_CONFIGS = [ToyFilmConfig(name="default", description="4,096 clips of 33 frames")]
 
     def _info(self) -> tfds.core.DatasetInfo:
