@@ -8,7 +8,8 @@ stages.json). Nothing ends it early, so that the steps stay equal; if that run e
 
 Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dpo.py)
           All beside each other, on 256 held-out captions with 3 seeds each:
-          skyreels-jax evaluate --benchmark motion --guidance_scale 1 --outdir eval/motion \\
+          skyreels-jax evaluate --benchmark motion --guidance_scale 1 --inference_steps 15 \\
+              --outdir eval/motion \\
               --setting "before: model=runs/toy/found/export" \\
               --setting "Flow-DPO: model=runs/toy/flow_dpo/export" \\
               --setting "chosen films: model=runs/toy/chosen_sft/export" \\
