@@ -51,7 +51,9 @@ def film_pairs(args: argparse.Namespace) -> int:
     order(["a ring"], 0).request(source, [0])  # whatever is wrong is said before weights are read
     check_writable(args.data_dir)
     verdicts, dropped = Verdicts(), collections.Counter()
+    held_out = pair_sets.held_out(args)
     said = [source.fingerprint, options, args.per_clip, args.seed, to_dict(limits), verdicts]
+    said.append(held_out)
     name = pair_sets.called(f"films-{args.num_clips}x{args.num_frames}", said)
     made_so_far = args.data_dir / f"{name}.partial"
     model = source.load()
@@ -81,7 +83,7 @@ def film_pairs(args: argparse.Namespace) -> int:
 
     splits = {
         "train": functools.partial(pairs, "train", args.num_clips, 0),
-        "held_out": functools.partial(pairs, "held_out", pair_sets.held_out(args.num_clips), 1),
+        "held_out": functools.partial(pairs, "held_out", held_out, 1),
     }
     pair_sets.write(args.data_dir, name, splits, shape=(args.num_frames, SIZE, SIZE))
     pair_sets.print_dropped(dropped)

@@ -1,5 +1,6 @@
 """Sets of pairs as the actions of `skyreels-jax data` read and write them."""
 
+import argparse
 import collections
 import functools
 import hashlib
@@ -118,6 +119,7 @@ def toy_splits(
     num_clips: int,
     num_frames: int,
     *,
+    held_out: int,
     maker: "Maker | None",
     dropped: collections.Counter,
 ) -> Splits:
@@ -142,13 +144,17 @@ def toy_splits(
 
     return {
         "train": functools.partial(pairs, "train", num_clips),
-        "held_out": functools.partial(pairs, "held_out", held_out(num_clips)),
+        "held_out": functools.partial(pairs, "held_out", held_out),
     }
 
 
-def held_out(num_clips: int) -> int:
-    """Returns how many held-out clips there are beside so many of training."""
-    return max(LEAST_HELD_OUT, num_clips // HELD_OUT_SHARE)
+def held_out(args: argparse.Namespace) -> int:
+    """Returns how many held-out clips (or captions) are wanted beside those of training."""
+    if args.held_out is None:
+        return max(LEAST_HELD_OUT, args.num_clips // HELD_OUT_SHARE)
+    if args.held_out < 1:
+        raise UserError(f"--held_out must be 1 or more, got {args.held_out}")
+    return args.held_out
 
 
 def print_dropped(dropped: collections.Counter) -> None:

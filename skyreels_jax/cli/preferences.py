@@ -17,12 +17,12 @@ ACTIONS = {
     "pairs": {
         **{"data_dir": DATA, "num_clips": 512, "num_frames": 33, "seed": 0},
         **{"kinds": (), "strengths": (0.25, 0.5, 1.0), "model": None, "per_clip": 1},
-        **{"alignment_gap": 0.1, "quality_gap": 3.0},
+        **{"held_out": None, "alignment_gap": 0.1, "quality_gap": 3.0},
     },
     "film-pairs": {
         **{"data_dir": DATA, "num_clips": 192, "num_frames": 33, "seed": 0, "model": None},
         **{"per_clip": 8, "guidance_scale": None, "inference_steps": None},
-        **{"alignment_gap": 0.1, "quality_gap": 3.0},
+        **{"held_out": None, "alignment_gap": 0.1, "quality_gap": 3.0},
     },
     "import-pairs": {
         **{"pairs": None, "data_dir": DATA, "alignment_gap": 0.1, "quality_gap": 3.0},
@@ -66,17 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pairs: twins of each clip (default 1); film-pairs: films of each caption (default 8)",
     )
     flags(
-        "--guidance_scale",
-        type=float,
-        metavar="X",
-        help="film-pairs: of the films (default: the model's)",
-    )
-    flags(
-        "--inference_steps",
+        "--held_out",
         type=int,
         metavar="N",
-        help="film-pairs: of the films (default: the model's)",
+        help="pairs, film-pairs: clips or captions of the split held_out (default: one for 16 of "
+        "training, 8 or more)",
     )
+    for name, kind, unit in (("guidance_scale", float, "X"), ("inference_steps", int, "N")):
+        said = "film-pairs: of the films (default: the model's)"
+        flags(f"--{name}", type=kind, metavar=unit, help=said)
     flags(
         "--alignment_gap",
         type=float,
@@ -166,14 +164,14 @@ def pairs(args: argparse.Namespace) -> int:
         limits=Limits(text_alignment=args.alignment_gap, visual_quality=args.quality_gap),
         seed=args.seed,
     )
+    held_out = pair_sets.held_out(args)
     check_writable(args.data_dir)
     dropped = collections.Counter()
     maker, weights = pair_sets.maker(args.model, config.kinds)
-    splits = pair_sets.toy_splits(
-        config, args.num_clips, args.num_frames, maker=maker, dropped=dropped
-    )
+    options = {"held_out": held_out, "maker": maker, "dropped": dropped}
+    splits = pair_sets.toy_splits(config, args.num_clips, args.num_frames, **options)
     name = f"toy-{args.num_clips}x{args.num_frames}"
-    name = pair_sets.called(name, [to_dict(config), weights])
+    name = pair_sets.called(name, [to_dict(config), weights, held_out])
     pair_sets.write(args.data_dir, name, splits, shape=(args.num_frames, SIZE, SIZE))
     pair_sets.print_dropped(dropped)
     return 0

@@ -56,6 +56,7 @@ def test_pairs_of_films_that_the_judge_compares(micro_folder, tmp_path, monkeypa
         "skyreels_jax.evals.axes.score_axes", lambda film, _: {"motion": bright(film)}
     )
     options = ("--num_frames", 5, "--num_clips", 2, "--per_clip", 3, "--inference_steps", 1)
+    options += ("--held_out", 2)
     limits = ("--alignment_gap", 2, "--quality_gap", 1000, "--guidance_scale", 1)
     argv = ("--data_dir", tmp_path, "--model", micro_folder, *options, *limits)
     with monkeypatch.context() as patch:
@@ -146,6 +147,7 @@ def test_pairs_from_a_file(tmp_path, capsys):
         (("twins", "--strengths", "0"), "strength 0 is out of range"),
         (("twins", "--kinds", "v2v"), "v2v is made by a model; give --model"),
         (("pairs", "--per_clip", "0"), "per_clip >= 1"),
+        (("pairs", "--held_out", "0"), "--held_out must be 1 or more, got 0"),
         (("film-pairs",), "data film-pairs needs --model"),
         (("film-pairs", "--per_clip", "1"), "--per_clip must be 2 or more, to compare films"),
         (("film-pairs", "--model", "/none"), "/none"),
