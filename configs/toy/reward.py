@@ -6,9 +6,9 @@ Commands: skyreels-jax data pairs --data_dir runs/pairs --num_clips 448 --per_cl
           skyreels-jax train --config configs/toy/reward.py
           skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs \\
               --films runs/toy/found/export --guidance_scale 1 --inference_steps 15
-Hardware: 2 CPU cores, float32: 18 minutes of twins, 22 of films, 6 of training.
+Hardware: 2 CPU cores, float32: twins 34 minutes beside other work, films 21, training 7.
 Result:   runs/toy/reward/export, a folder that skyreels_jax.models.reward.load.load_reward opens.
-          It agrees with the judge in 0.79 of 248 pairs of the model's own films, of held-out
+          It agrees with the judge in 0.76 of 337 pairs of the model's own films, of held-out
           captions (docs/log.md, 2026-11-29).
 
 Leave one out: what it makes of a kind of distortion that it was never shown.

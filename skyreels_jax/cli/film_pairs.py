@@ -52,8 +52,8 @@ def film_pairs(args: argparse.Namespace) -> int:
     check_writable(args.data_dir)
     verdicts, dropped = Verdicts(), collections.Counter()
     held_out = pair_sets.held_out(args)
-    said = [source.fingerprint, options, args.per_clip, args.seed, to_dict(limits), verdicts]
-    said.append(held_out)
+    said = [source.fingerprint, options, args.per_clip, args.seed, held_out]
+    said += [to_dict(limits), verdicts]
     name = pair_sets.called(f"films-{args.num_clips}x{args.num_frames}", said)
     made_so_far = args.data_dir / f"{name}.partial"
     model = source.load()

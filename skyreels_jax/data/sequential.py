@@ -27,14 +27,14 @@ class SequentialBuilder(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         del download_config
         info = self._info()  # of the folder aside, in which the files are written
-        largest = sum(
+        size = sum(
             np.prod(feature.shape, dtype=int)
             for feature in info.features.values()
             if isinstance(feature, tfds.features.Tensor)
         )
         writer = tfds.core.SequentialWriter(
             info,
-            max_examples_per_shard=max(1, int(SHARD_BYTES // max(largest, 1))),
+            max_examples_per_shard=max(1, int(SHARD_BYTES // max(size, 1))),
             file_format="array_record",
         )
         generators = self._split_generators(dl_manager)

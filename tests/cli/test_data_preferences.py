@@ -52,20 +52,24 @@ def test_a_model_makes_twins_too(micro_folder, tmp_path):
 
 
 def test_pairs_of_films_that_the_judge_compares(micro_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "skyreels_jax.evals.axes.score_axes", lambda film, _: {"motion": bright(film)}
-    )
+    judged, stop = [], 4  # in the second caption
+
+    def judge(film, _):
+        judged.append(film)
+        if len(judged) == stop:
+            raise KeyboardInterrupt
+        return {"motion": bright(film)}
+
+    monkeypatch.setattr("skyreels_jax.evals.axes.score_axes", judge)
     options = ("--num_frames", 5, "--num_clips", 2, "--per_clip", 3, "--inference_steps", 1)
     options += ("--held_out", 2)
     limits = ("--alignment_gap", 2, "--quality_gap", 1000, "--guidance_scale", 1)
     argv = ("--data_dir", tmp_path, "--model", micro_folder, *options, *limits)
-    with monkeypatch.context() as patch:
-        patch.setattr("skyreels_jax.evals.axes.score_axes", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run("film-pairs", *argv)
+    with pytest.raises(KeyboardInterrupt):
+        run("film-pairs", *argv)
     (kept,) = tmp_path.glob("films-2x5-*.partial")
     assert run("film-pairs", *argv) == 0
-    assert not kept.exists()
+    assert len(judged) == stop + 3 + 2 * 3 and not kept.exists()  # not the first caption again
     (place,) = tmp_path.glob("preferences/films-2x5-*/1.0.0")
     assert split_names(place) == ["train", "held_out"]
     found = [to_preference(record) for record in read_preferences(place)]
@@ -74,10 +78,6 @@ def test_pairs_of_films_that_the_judge_compares(micro_folder, tmp_path, monkeypa
         apart = bright(one.chosen) - bright(one.rejected)
         assert (apart >= 0.1) if one.label == "better" else (0 <= apart <= 0.01)
         assert one.source == "films" and one.prompt
-
-
-def stopped(*_):
-    raise KeyboardInterrupt
 
 
 def bright(film):

@@ -17,7 +17,6 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
-from skyreels_jax.data.toy_film.toy_film_dataset_builder import Builder
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
@@ -155,6 +154,8 @@ def prepare_latents(data: DataConfig) -> latents.LatentStore:
     Raises `UserError` for a store made with another VAE, data set or tokenizer, when there is no
     VAE yet, and when no folder for the store is named.
     """
+    from skyreels_jax.data.toy_film.toy_film_dataset_builder import Builder
+
     if not data.latents:
         raise UserError("data.latents: name the folder of the latents store")
     model = load_vae(vae_folder(data))
