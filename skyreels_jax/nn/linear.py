@@ -1,4 +1,5 @@
-"""Dense layers. Every product sees two-dimensional operands: about 2.5x faster on XLA CPU."""
+"""Dense layers. On one device every product sees two-dimensional operands: about 2.5x faster on XLA
+CPU."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from skyreels_jax.parallel.activations import meshed
 
 Init = Callable[..., Array]
 
@@ -30,9 +33,11 @@ def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
 
 
 def matmul(x: Float[Array, "*rows I"], kernel: Float[Array, "I O"]) -> Float[Array, "*rows O"]:
-    """Returns `x @ kernel` through one two-dimensional product, in the dtype of `kernel`."""
-    rows = x.astype(kernel.dtype).reshape(-1, kernel.shape[0])
-    return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+    """Returns `x @ kernel`, in the dtype of `kernel`."""
+    x = x.astype(kernel.dtype)
+    if meshed():  # axes that are divided each for itself cannot be one without an exchange
+        return x @ kernel
+    return (x.reshape(-1, kernel.shape[0]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 class Linear(nnx.Module):

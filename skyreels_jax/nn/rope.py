@@ -29,8 +29,8 @@ def turns(
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def spread(*axes: tuple[Turns, Turns]) -> tuple[Float[Array, "L R"], Float[Array, "L R"]]:
-    """Returns (cos, sin), [L, R], of the tokens of a grid, from those of each of its axes."""
+def spread(*axes: tuple[Turns, Turns]) -> tuple[Float[Array, "T S R"], Float[Array, "T S R"]]:
+    """Returns (cos, sin), [T, S, R], of a grid's tokens, by frame, from those of each axis."""
     grid = tuple(len(cos) for cos, _ in axes)
 
     def over_grid(tables: tuple[Turns, ...]) -> Array:
@@ -39,7 +39,7 @@ def spread(*axes: tuple[Turns, Turns]) -> tuple[Float[Array, "L R"], Float[Array
             shape = [1] * len(grid) + [table.shape[1]]
             shape[axis] = grid[axis]
             parts.append(jnp.broadcast_to(table.reshape(shape), (*grid, table.shape[1])))
-        return jnp.concatenate(parts, axis=-1).reshape(math.prod(grid), -1)
+        return jnp.concatenate(parts, axis=-1).reshape(grid[0], math.prod(grid[1:]), -1)
 
     cos, sin = zip(*axes, strict=True)
     return over_grid(cos), over_grid(sin)
@@ -47,8 +47,8 @@ def spread(*axes: tuple[Turns, Turns]) -> tuple[Float[Array, "L R"], Float[Array
 
 def rope_table(
     grid: tuple[int, int, int], *, head_dim: int, max_seq_len: int, theta: float = 10000.0
-) -> tuple[Float[Array, "L R"], Float[Array, "L R"]]:
-    """Returns (cos, sin), float32 [L, head_dim / 2], of tokens ordered time, height, width.
+) -> tuple[Float[Array, "T S R"], Float[Array, "T S R"]]:
+    """Returns (cos, sin), float32 [T, H * W, head_dim / 2], of tokens by time, height, width.
 
     Angles are computed in float64 per axis; only the broadcast to the grid is left to the device.
     Raises `UserError` when an axis is longer than `max_seq_len`.
@@ -63,12 +63,12 @@ def rope_table(
 
 
 def apply_rope(
-    x: Float[Array, "B L N K"], cos: Float[Array, "L R"], sin: Float[Array, "L R"]
-) -> Float[Array, "B L N K"]:
+    x: Float[Array, "B *L N K"], cos: Float[Array, "*L R"], sin: Float[Array, "*L R"]
+) -> Float[Array, "B *L N K"]:
     """Turns each pair of channels (2r, 2r + 1) by its angle; float32 inside, x's dtype out."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[None, :, None, :], sin[None, :, None, :]
+    cos, sin = cos[None, ..., None, :], sin[None, ..., None, :]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
 

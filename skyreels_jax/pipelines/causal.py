@@ -163,7 +163,7 @@ def remember(
     seen = jnp.concatenate([seen] * sides)
     times = jnp.full(seen.shape[:2], timestep)
     _, new = model.run({**known, "cache": cache}, seen, times)
-    return write(cache, new, window=model.window, place=known["place"])
+    return write(cache, new, place=known["place"])
 
 
 compiled_text_kv = jax.jit(encode_text, static_argnums=0)

@@ -26,7 +26,7 @@ from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.story import Story
 from skyreels_jax.weights.writer import write_file
 
-FORMAT, KEY = 2, "skyreels_jax.film"
+FORMAT, KEY = 3, "skyreels_jax.film"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -75,7 +75,8 @@ def test_rope_equals_diffusers(head_dim, grid):
     cos, sin = cos[..., 0::2], sin[..., 1::2]
     expected = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
     table = rope_table(grid, head_dim=head_dim, max_seq_len=64)
-    np.testing.assert_allclose(apply_rope(jnp.asarray(x), *table), expected, atol=1e-6)
+    ours = apply_rope(jnp.asarray(x).reshape(2, grid[0], -1, *x.shape[2:]), *table)
+    np.testing.assert_allclose(ours.reshape(x.shape), expected, atol=1e-6)
 
 
 def test_rope_refuses_positions_beyond_its_table():
@@ -84,11 +85,11 @@ def test_rope_refuses_positions_beyond_its_table():
 
 
 def test_rotary_scores_hang_on_distances_however_far_the_positions():
-    q, k = (jnp.asarray(draw(1, 4, 1, 8)) for _ in range(2))
+    q, k = (jnp.asarray(draw(1, 4, 1, 1, 8)) for _ in range(2))
 
     def scores(start):
         table = spread(turns(start + np.arange(4), 8))
-        return apply_rope(q, *table)[0, :, 0] @ apply_rope(k, *table)[0, :, 0].T
+        return apply_rope(q, *table)[0, :, 0, 0] @ apply_rope(k, *table)[0, :, 0, 0].T
 
     for start in (1_000, 10_000_000):
         np.testing.assert_allclose(scores(start), scores(0), atol=2e-6)

@@ -24,24 +24,42 @@ def _log_once(impl: str) -> None:
 
 
 def attention(
-    q: Float[Array, "B L N K"],
-    k: Float[Array, "B S N K"],
-    v: Float[Array, "B S N K"],
+    q: Float[Array, "B *L N K"],
+    k: Float[Array, "B *S N K"],
+    v: Float[Array, "B *S N K"],
     *,
     mask: Mask | None = None,
     scale: float | None = None,
     impl: str | None = None,
-) -> Float[Array, "B L N K"]:
+) -> Float[Array, "B *L N K"]:
     """Returns softmax(scale q k^T + mask) v per sample and head, in the dtype of q.
 
+    Tokens may have several axes (frames, places), which count as one, in order.
     `scale` defaults to K^-1/2. `impl` None chooses by size and says so once in the log; a name uses
     exactly that implementation, which raises `NotImplementedError` with its reason for what it
     cannot do. An unknown name raises `UserError`.
     """
+    return attention_lse(q, k, v, mask=mask, scale=scale, impl=impl)[0]
+
+
+def attention_lse(
+    q: Float[Array, "B *L N K"],
+    k: Float[Array, "B *S N K"],
+    v: Float[Array, "B *S N K"],
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    impl: str | None = None,
+) -> tuple[Float[Array, "B *L N K"], Float[Array, "B *L N"]]:
+    """Returns what `attention` does, and the logarithm of the softmax's sum, float32: with it what
+    several sets of keys give can be merged.
+    """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    shape, (q, k, v) = q.shape, (x.reshape(len(x), -1, *x.shape[-2:]) for x in (q, k, v))
     if impl is None:
         impl = "chunked" if q.shape[1] * k.shape[1] >= LARGE else "reference"
         _log_once(impl)
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention impl {impl!r} is not known{suggest(impl, IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
+    out, lse = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
+    return out.reshape(shape), lse.reshape(shape[:-1])

@@ -15,6 +15,12 @@ def _chunks(x: Array, size: int) -> Array:
     return jnp.moveaxis(x.reshape(batch, heads, count, size, width), 2, 0)
 
 
+def _whole(x: Array, length: int) -> Array:
+    """[chunks, B, N, size, K] -> [B, length, N, K]."""
+    x = jnp.moveaxis(x, 0, 2).reshape(x.shape[1], x.shape[2], -1, x.shape[4])
+    return jnp.swapaxes(x[:, :, :length], 1, 2)
+
+
 def chunked(
     q: Float[Array, "B L N K"],
     k: Float[Array, "B S N K"],
@@ -24,7 +30,7 @@ def chunked(
     scale: float,
     query_chunk: int = 256,
     key_chunk: int = 2048,
-) -> Float[Array, "B L N K"]:
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
     """Equals `reference` without an L x S array, forward or backward (chunks are recomputed).
 
     Products run in the dtype of q and add up in float32. The running maximum m, sum and output of a
@@ -48,7 +54,7 @@ def chunked(
         bias = jnp.pad(bias, ((0, 0), (0, pad)), constant_values=MASKED)
         bias = jnp.moveaxis(bias.reshape(bias.shape[0], -1, key_chunk), 1, 0)
 
-    def one_query_chunk(index: Array, query: Array) -> Array:
+    def one_query_chunk(index: Array, query: Array) -> tuple[Array, Array]:
         def one_key_chunk(carry, chunk):
             total, top, out = carry
             position, key, value, key_bias_chunk = chunk
@@ -81,9 +87,10 @@ def chunked(
         else:
             body = jax.checkpoint(one_key_chunk, prevent_cse=False)
             (total, top, out), _ = jax.lax.scan(body, start, chunks)
-        return jnp.where(top <= MASKED / 2, 0.0, out / total).astype(q.dtype)
+        out = jnp.where(top <= MASKED / 2, 0.0, out / total).astype(q.dtype)
+        return out, top + jnp.log(total)
 
     body = jax.checkpoint(one_query_chunk, prevent_cse=False)
-    out = jax.lax.map(lambda x: body(*x), (jnp.arange(q_all.shape[0]), q_all))
-    out = jnp.moveaxis(out, 0, 2).reshape(q.shape[0], q.shape[2], -1, q.shape[3])
-    return jnp.swapaxes(out[:, :, :length], 1, 2)
+    found = jax.lax.map(lambda x: body(*x), (jnp.arange(q_all.shape[0]), q_all))
+    out, lse = (_whole(x, length) for x in found)
+    return out, lse[..., 0]

@@ -14,10 +14,11 @@ def reference(
     *,
     mask: Mask | None = None,
     scale: float,
-) -> Float[Array, "B L N K"]:
-    """Returns softmax(scale q k^T + log weight) v; rows that see no key are zero.
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
+    """Returns softmax(scale q k^T + log weight) v, in the dtype of q, and the logarithm of the
+    softmax's sum; rows that see no key are zero.
 
-    Memory grows with L x S. Computed in float32, returned in the dtype of q.
+    Memory grows with L x S. Computed in float32.
     """
     heads_first = [jnp.swapaxes(x, 1, 2).astype(jnp.float32) for x in (q, k, v)]
     query, key, value = heads_first
@@ -32,4 +33,5 @@ def reference(
     if bias is not None:
         empty = jnp.max(logits, axis=-1, keepdims=True) <= MASKED / 2
         out = jnp.where(empty, 0.0, out)
-    return jnp.swapaxes(out, 1, 2).astype(q.dtype)
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)

@@ -12,8 +12,12 @@ from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal, zeros
 from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from skyreels_jax.nn.rope import apply_rope
+from skyreels_jax.parallel.activations import constrain
 
 Attention = Callable[..., Array]  # the signature of kernels.attention.attention
+# Frames keep an axis of their own, so that what is said per frame needs no copy per token, and the
+# tokens of every frame can be divided among devices alike.
+Tokens = Float[Array, "B T S D"]
 
 
 class KV(NamedTuple):
@@ -24,24 +28,19 @@ class KV(NamedTuple):
 
 
 def modulated_norm(
-    x: Float[Array, "B L D"], shift: Array, scale: Array, *, eps: float
-) -> Float[Array, "B L D"]:
-    """Returns layer_norm(x) * (1 + scale) + shift, with shift and scale [B, 1 or T, D] per frame.
+    x: Tokens, shift: Float[Array, "B t D"], scale: Float[Array, "B t D"], *, eps: float
+) -> Tokens:
+    """Returns layer_norm(x) * (1 + scale) + shift, with one shift and scale per clip or frame.
 
     Computed in float32, returned in the dtype of x; nothing is expanded to tokens.
     """
-    frames = x.reshape(x.shape[0], shift.shape[1], -1, x.shape[2])
-    y = layer_norm(frames, eps=eps) * (1 + scale[:, :, None]) + shift[:, :, None]
-    return y.astype(x.dtype).reshape(x.shape)
+    y = layer_norm(x, eps=eps) * (1 + scale[:, :, None]) + shift[:, :, None]
+    return y.astype(x.dtype)
 
 
-def gated_add(
-    x: Float[Array, "B L D"], y: Float[Array, "B L D"], gate: Float[Array, "B t D"]
-) -> Float[Array, "B L D"]:
-    """Returns x + y * gate with one gate per frame; float32 inside, x's dtype out."""
-    frames = (x.shape[0], gate.shape[1], -1, x.shape[2])
-    total = x.reshape(frames).astype(jnp.float32) + y.reshape(frames) * gate[:, :, None]
-    return total.astype(x.dtype).reshape(x.shape)
+def gated_add(x: Tokens, y: Tokens, gate: Float[Array, "B t D"]) -> Tokens:
+    """Returns x + y * gate with one gate per clip or frame; float32 inside, x's dtype out."""
+    return (x.astype(jnp.float32) + y * gate[:, :, None]).astype(x.dtype)
 
 
 class Projections(nnx.Module):
@@ -57,22 +56,25 @@ class Projections(nnx.Module):
         self.norm_k = RMSNorm(width, eps=config.eps)
         self.heads = config.num_attention_heads
 
+    def split(self, y: Float[Array, "*rows D"]) -> Float[Array, "*rows N K"]:
+        """Returns `y` by heads."""
+        return y.reshape(*y.shape[:-1], self.heads, -1)
+
 
 class SelfAttention(Projections):
     """Attention among video tokens; q and k are normed over the full width, then turned."""
 
     def __call__(
         self,
-        x: Float[Array, "B L D"],
+        x: Tokens,
         *,
-        rope: tuple[Float[Array, "L R"], Float[Array, "L R"]],
+        rope: tuple[Float[Array, "T S R"], Float[Array, "T S R"]],
         mask: Mask | None,
         attention: Attention,
-    ) -> Float[Array, "B L D"]:
-        heads = (*x.shape[:2], self.heads, -1)
-        q = apply_rope(self.norm_q(self.q(x)).reshape(heads), *rope)
-        k = apply_rope(self.norm_k(self.k(x)).reshape(heads), *rope)
-        out = attention(q, k, self.v(x).reshape(heads), mask=mask)
+    ) -> Tokens:
+        q = apply_rope(self.split(self.norm_q(self.q(x))), *rope)
+        k = apply_rope(self.split(self.norm_k(self.k(x))), *rope)
+        out = attention(q, k, self.split(self.v(x)), mask=mask)
         return self.o(out.reshape(x.shape))
 
 
@@ -90,28 +92,25 @@ class CrossAttention(Projections):
 
     def __call__(
         self,
-        x: Float[Array, "B L D"],
+        x: Tokens,
         *,
-        context: Float[Array, "B S D"] | KV,
+        context: Float[Array, "B Sc D"] | KV,
         mask: Mask | None,
         image: Float[Array, "B Si D"] | None,
         attention: Attention,
-    ) -> Float[Array, "B L D"]:
+    ) -> Tokens:
         """`context`: the text, or what `text_kv` made of it."""
-        q = self._split(self.norm_q(self.q(x)))
+        q = self.split(self.norm_q(self.q(x)))
         text = context if isinstance(context, KV) else self.text_kv(context)
         out = attention(q, text.key, text.value, mask=mask)
         if image is not None:
-            k = self._split(self.norm_k_img(self.k_img(image)))
-            out = out + attention(q, k, self._split(self.v_img(image)))
+            k = self.split(self.norm_k_img(self.k_img(image)))
+            out = out + attention(q, k, self.split(self.v_img(image)))
         return self.o(out.reshape(x.shape))
 
-    def text_kv(self, context: Float[Array, "B S D"]) -> KV:
+    def text_kv(self, context: Float[Array, "B Sc D"]) -> KV:
         """Returns the keys and values of the text, which are the same for all times and frames."""
-        return KV(self._split(self.norm_k(self.k(context))), self._split(self.v(context)))
-
-    def _split(self, y: Float[Array, "B L D"]) -> Float[Array, "B L N K"]:
-        return y.reshape(*y.shape[:2], self.heads, -1)
+        return KV(self.split(self.norm_k(self.k(context))), self.split(self.v(context)))
 
 
 class Block(nnx.Module):
@@ -131,17 +130,17 @@ class Block(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B L D"],
+        x: Tokens,
         modulation: Float[Array, "B t 6 D"],
         *,
-        context: Float[Array, "B S D"] | KV,
-        rope: tuple[Float[Array, "L R"], Float[Array, "L R"]],
+        context: Float[Array, "B Sc D"] | KV,
+        rope: tuple[Float[Array, "T S R"], Float[Array, "T S R"]],
         mask: Mask | None,
         context_mask: Mask | None,
         image: Float[Array, "B Si D"] | None,
         attention: Attention,
         self_attention: Attention | None = None,
-    ) -> Float[Array, "B L D"]:
+    ) -> Tokens:
         """Returns the next x; `modulation` is float32, one row per clip (t = 1) or frame.
 
         self_attention: `attention` among video tokens, where that is another one (see `kv_cache`).
@@ -154,4 +153,4 @@ class Block(nnx.Module):
         y = x if self.norm2 is None else self.norm2(x)
         x = x + self.attn2(y, context=context, mask=context_mask, image=image, attention=attention)
         y = modulated_norm(x, shift2, scale2, eps=self.eps)
-        return gated_add(x, self.ffn(y), gate2)
+        return constrain(gated_add(x, self.ffn(y), gate2), "batch", None, "tokens", None)

@@ -113,10 +113,10 @@ def place_block(window: CacheWindow, start_frame: int, *, head_dim: int) -> Plac
 def empty_cache(
     config: DiTConfig, window: CacheWindow, *, batch: int, size: tuple[int, int], dtype: jnp.dtype
 ) -> KV:
-    """Returns zeros [depth, B, slots * tokens of a frame, N, K]; size: latent height and width."""
+    """Returns zeros [depth, B, slots, tokens, N, K]; size: latent height and width."""
     tokens = (size[0] // config.patch_size[1]) * (size[1] // config.patch_size[2])
     heads = (config.num_attention_heads, config.attention_head_dim)
-    shape = (config.num_layers, batch, window.slots * tokens, *heads)
+    shape = (config.num_layers, batch, window.slots, tokens, *heads)
     return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
@@ -146,7 +146,7 @@ def block_velocity(
     fps: Int[Array, "B"] | None = None,
     attention: Attention = default_attention,
 ) -> tuple[Float[Array, "B T H W O"], KV]:
-    """Returns the velocity of one block, and its keys and values [depth, B, L, N, K] for `write`.
+    """Returns the velocity of one block, and its keys and values for `write`.
 
     Equals the block's part of what the model says of the whole film, where the frames before it
     are at the times at which they were written. The other arguments are the model's.
@@ -169,7 +169,7 @@ def block_velocity(
         def attend(q: Array, k: Array, v: Array, *, mask: Mask) -> Array:
             # The block first, so that what is in the cache and not yet written comes last.
             new.append(KV(k, v))
-            past_key = move_sinks(past.key, place, sinks=window.sinks * tokens)
+            past_key = move_sinks(past.key, place, sinks=window.sinks)
             keys, values = jnp.concatenate([k, past_key], 1), jnp.concatenate([v, past.value], 1)
             return attention(q, keys, values, mask=mask)
 
@@ -190,19 +190,19 @@ def block_velocity(
     return model.project(x, time, grid), new
 
 
-def move_sinks(key: Float[Array, "B S N K"], place: Place, *, sinks: int) -> Array:
-    """Returns a cache's keys with those of the first `sinks` tokens turned by `place.moved`."""
+def move_sinks(key: Float[Array, "B F S N K"], place: Place, *, sinks: int) -> Array:
+    """Returns a cache's keys with those of the first `sinks` frames turned by `place.moved`."""
     if not sinks:
         return key
-    cos, sin = (jnp.broadcast_to(table, (sinks, table.shape[1])) for table in place.moved)
+    each = (sinks, key.shape[2], place.moved[0].shape[1])
+    cos, sin = (jnp.broadcast_to(table, each) for table in place.moved)
     return jnp.concatenate([apply_rope(key[:, :sinks], cos, sin), key[:, sinks:]], axis=1)
 
 
-def write(cache: KV, new: KV, *, window: CacheWindow, place: Place) -> KV:
+def write(cache: KV, new: KV, *, place: Place) -> KV:
     """Returns the cache with a finished block in its slot; in place when `cache` is donated."""
-    offset = place.slot * (new.key.shape[2] // window.block)
 
     def into(old: Array, block: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(old, block, offset, axis=2)
+        return jax.lax.dynamic_update_slice_in_dim(old, block, place.slot, axis=2)
 
     return jax.tree.map(into, cache, new)

@@ -11,18 +11,28 @@ from jaxtyping import Array, Float, Int
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.kernels.attention import Mask
 from skyreels_jax.kernels.attention import attention as default_attention
-from skyreels_jax.models.dit.blocks import Attention, Block, modulated_norm
+from skyreels_jax.models.dit.blocks import Attention, Block, Tokens, modulated_norm
 from skyreels_jax.models.dit.config import DiTConfig
-from skyreels_jax.nn.linear import MLP, Linear, gelu_exact, gelu_tanh, normal, xavier_uniform, zeros
+from skyreels_jax.nn.linear import (
+    MLP,
+    Linear,
+    gelu_exact,
+    gelu_tanh,
+    matmul,
+    normal,
+    xavier_uniform,
+    zeros,
+)
 from skyreels_jax.nn.norm import LayerNorm
 from skyreels_jax.nn.rope import rope_table, timestep_embedding
 from skyreels_jax.nn.stack import scan, stack
+from skyreels_jax.parallel.activations import constrain
 
 FLOAT32 = jnp.dtype("float32")
-Blocks = Callable[[Array], Array]  # tokens [B, L, D] before all blocks to those after
+Blocks = Callable[[Array], Array]  # tokens before all blocks to those after
 
 
-def run_plainly(blocks: Blocks, tokens: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+def run_plainly(blocks: Blocks, tokens: Tokens) -> Tokens:
     """Returns `blocks(tokens)`: the blocks run whenever the model does."""
     return blocks(tokens)
 
@@ -39,15 +49,14 @@ class PatchEmbedding(nnx.Module):
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(config.width))
 
-    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B F H W C"]) -> Tokens:
         kernel = self.kernel[...]
         pt, ph, pw, channels, width = kernel.shape
         batch, t, h, w, _ = x.shape
         x = x.astype(kernel.dtype)
         x = x.reshape(batch, t // pt, pt, h // ph, ph, w // pw, pw, channels)
-        rows = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, pt * ph * pw * channels)
-        y = rows @ kernel.reshape(-1, width) + self.bias[...][None]
-        return y.reshape(batch, -1, width)
+        x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, t // pt, -1, kernel[..., 0].size)
+        return matmul(x, kernel.reshape(-1, width)) + self.bias[...][None, None, None]
 
 
 class ImageEmbedding(nnx.Module):
@@ -101,8 +110,11 @@ class SkyReelsV2Transformer3D(nnx.Module):
     original repeats them in the wrong order).
     """
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DiTConfig, *, attention: Attention = default_attention, rngs: nnx.Rngs
+    ):
         width = config.width
+        self.attention = attention
         small = {"kernel_init": normal(0.02), "rngs": rngs}
         self.config = config
         self.patch_embedding = PatchEmbedding(config, rngs=rngs)
@@ -130,7 +142,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
         context_weight: Float[Array, "B S"] | None = None,
         fps: Int[Array, "B"] | None = None,
         image_context: Float[Array, "B Si I"] | None = None,
-        attention: Attention = default_attention,
+        attention: Attention | None = None,
         remat: str = "none",
         run_blocks: Callable[[Blocks, Array], Array] = run_plainly,
     ) -> Float[Array, "B T H W O"]:
@@ -140,6 +152,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
         context: text states; `context_weight[b, s]` is how many times token s counts (None: once).
         fps: frames per second; needed and read only by models with `inject_sample_info`.
         image_context: CLIP states; needed exactly by models with `image_dim`.
+        attention: instead of the model's own.
         run_blocks: called with the blocks and their tokens; a step cache may skip the blocks.
         Raises `UserError` on sizes that patches do not divide, on missing and needless conditions.
         """
@@ -161,9 +174,10 @@ class SkyReelsV2Transformer3D(nnx.Module):
             mask=mask,
             context_mask=None if context_weight is None else Mask(kv_weight=context_weight),
             image=None if self.image_embedder is None else self.image_embedder(image_context),
-            attention=attention,
+            attention=attention or self.attention,
         )
-        x = run_blocks(blocks, self.patch_embedding(latents))
+        tokens = constrain(self.patch_embedding(latents), "batch", None, "tokens", None)
+        x = run_blocks(blocks, tokens)
         return self.project(x, time, grid)
 
     def embed_time(
@@ -178,8 +192,8 @@ class SkyReelsV2Transformer3D(nnx.Module):
         return time, modulation
 
     def project(
-        self, x: Float[Array, "B L D"], time: Float[Array, "B t D"], grid: tuple[int, int, int]
-    ) -> Float[Array, "B T H W O"]:
+        self, x: Tokens, time: Float[Array, "B t D"], grid: tuple[int, int, int]
+    ) -> Float[Array, "B F H W O"]:
         """Returns the velocity from the tokens behind the blocks; time: of `embed_time`."""
         final = time[:, :, None] + self.head_modulation[...].astype(jnp.float32)[None]
         x = self.head(modulated_norm(x, final[:, :, 0], final[:, :, 1], eps=self.config.eps))

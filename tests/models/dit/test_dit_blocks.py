@@ -35,8 +35,15 @@ def draw(*shape) -> tuple[torch.Tensor, jax.Array]:
     return torch.tensor(x), jnp.asarray(x)
 
 
+def by_frame(tokens):
+    """[B, L, D] as ours are, [B, T, S, D]."""
+    return tokens.reshape(len(tokens), GRID[0], -1, tokens.shape[-1])
+
+
 def check(ours, theirs):
-    assert relative_error(ours, theirs.detach()) < 1e-5
+    """Equality but for axes that are cut in two."""
+    theirs = theirs.detach()
+    assert relative_error(ours.reshape(theirs.shape), theirs) < 1e-5
 
 
 def rope(theirs):
@@ -88,6 +95,7 @@ def test_self_attention(models):
     t, j = draw(2, 30, WIDTH)
     their_rope, our_rope = rope(theirs)
     expected = theirs.blocks[SECOND].attn1(t, None, None, their_rope)
+    j = by_frame(j)
     check(run(block.attn1, j, rope=our_rope, mask=None, static=STATIC), expected)
 
 
@@ -99,7 +107,9 @@ def test_cross_attention_to_text_and_image(models):
         draw(2, 6, WIDTH),
     )
     expected = theirs.blocks[SECOND].attn2(t, torch.cat([image, text], 1), None, None)
-    ours = run(block.attn2, j, context=j_text, mask=None, image=j_image, static=STATIC)
+    ours = run(
+        block.attn2, by_frame(j), context=j_text, mask=None, image=j_image, static=STATIC
+    )
     check(ours, expected)
 
 
@@ -127,7 +137,7 @@ def test_block_with_modulation_per_clip_and_per_frame(models, frames):
     )
     ours = run(
         block,
-        j,
+        by_frame(j),
         j_mod,
         context=j_text,
         rope=our_rope,

@@ -61,7 +61,7 @@ def compiled_block(window: CacheWindow):
     def run(latents, timestep, text, cache, place):
         known = {"text": text, "cache": cache, "place": place, "fps": CONDITIONS["fps"]}
         v, new = block_velocity(transformer, latents, timestep, window=window, **known)
-        return v, write(cache, new, window=window, place=place)
+        return v, write(cache, new, place=place)
 
     return jax.jit(run)
 
@@ -87,11 +87,11 @@ def near(window: CacheWindow, start: int):
 
 def by_hand(window: CacheWindow, q, k, v, *, mask):
     """Attention in which each block is given its keys one frame after the other."""
-    if q.shape[1] != k.shape[1]:  # to the text
+    if q.ndim != k.ndim:  # to the text
         return attention(q, k, v, mask=mask, impl="reference")
 
     def tokens(x, frames):
-        return jnp.concatenate([x[:, f * TOKENS : (f + 1) * TOKENS] for f in frames], axis=1)
+        return x[:, np.array(frames)]
 
     out = []
     for start in range(0, FRAMES, BLOCK):
@@ -101,7 +101,7 @@ def by_hand(window: CacheWindow, q, k, v, *, mask):
         keys, values = (tokens(x, [*kept, *block]) for x in (k, v))
         if sinks:
             turn = near(window, start).moved
-            turn = [np.repeat(table, len(sinks) * TOKENS, axis=0) for table in turn]
+            turn = [np.broadcast_to(t, (len(sinks), TOKENS, t.shape[1])) for t in turn]
             keys = jnp.concatenate([apply_rope(tokens(k, sinks), *map(jnp.asarray, turn)), keys], 1)
             values = jnp.concatenate([tokens(v, sinks), values], 1)
         out.append(attention(tokens(q, block), keys, values, impl="reference"))
@@ -181,7 +181,7 @@ def test_the_size_of_a_cache():
     cache = jax.eval_shape(
         lambda: empty_cache(config, window, batch=1, size=(68, 120), dtype=jnp.dtype("bfloat16"))
     )
-    assert cache.key.shape == (30, 1, 20 * 34 * 60, 12, 128)
+    assert cache.key.shape == (30, 1, 20, 34 * 60, 12, 128)
 
 
 def test_deep_models_in_bfloat16_keep_their_dtype():
@@ -195,7 +195,7 @@ def test_deep_models_in_bfloat16_keep_their_dtype():
         cache = empty_cache(config, window, batch=2, size=SIZE, dtype=dtype)
         known = {"text": text_kv(deep, context), "cache": cache, "place": near(window, 8)}
         v, new = block_velocity(deep, latents, times, window=window, **known)
-        return v, cache, write(cache, new, window=window, place=near(window, 8))
+        return v, cache, write(cache, new, place=near(window, 8))
 
     latents, times, context = film()
     v, before, after = jax.eval_shape(run, latents[:, :BLOCK], times[:, :BLOCK], context)

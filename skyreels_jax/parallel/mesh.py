@@ -1,0 +1,69 @@
+"""The mesh: four ways to divide the work among devices."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from skyreels_jax.core.errors import UserError
+
+AXES = ("data", "fsdp", "tensor", "context")
+BATCH = ("data", "fsdp")  # the axes that clips are divided over
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices each axis has; -1, for one of them, is all that the others leave.
+
+    data: clips; every device of it holds all weights.
+    fsdp: clips as well; weights and optimizer state are divided, and gathered layer by layer.
+    tensor: heads and hidden units of every layer.
+    context: the tokens of every clip.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+
+    def __post_init__(self):
+        sizes = [getattr(self, name) for name in AXES]
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise UserError(f"a mesh has sizes of 1 or more, or one of -1 (the rest): {self}")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {getattr(self, name)}" for name in AXES)
+
+    def sized(self, devices: int) -> "MeshConfig":
+        """Returns the mesh of `devices` devices, without -1; `UserError` where it has others."""
+        sizes = {name: getattr(self, name) for name in AXES}
+        known = math.prod(size for size in sizes.values() if size != -1)
+        open_axis = next((name for name, size in sizes.items() if size == -1), None)
+        if open_axis is not None and devices % known == 0:
+            sizes[open_axis] = devices // known
+        elif open_axis is not None or known != devices:
+            raise UserError(
+                f"a mesh of {self} does not fit {devices} devices; legal: sizes whose product is "
+                f"{devices}, or one that is -1 beside a divisor of it"
+            )
+        return MeshConfig(**sizes)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of `config` over `devices` (None: all there are, of all processes).
+
+    Neighbours on the last axes are neighbours in the machine, as far as jax knows.
+    Raises `UserError` where they are not as many as the config says.
+    """
+    sized = config.sized(len(jax.devices() if devices is None else devices))
+    shape, kinds = tuple(getattr(sized, name) for name in AXES), (AxisType.Auto,) * len(AXES)
+    if devices is not None and len(devices) != 1:
+        return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    if devices is not None:
+        return Mesh(np.array(devices).reshape(shape), AXES, axis_types=kinds)
+    return jax.make_mesh(shape, AXES, axis_types=kinds)
+
+

@@ -1,0 +1,87 @@
+"""Where the parts of a run are: weights by their rules, what mirrors them alike, batches by clips."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves, path_name
+from skyreels_jax.core.types import Batch, Params
+from skyreels_jax.parallel.mesh import BATCH
+from skyreels_jax.parallel.rules import Rules, shardings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Placement:
+    """The devices of a run and the rules of its parameters."""
+
+    mesh: Mesh
+    rules: Rules
+
+    @functools.cached_property
+    def whole(self) -> NamedSharding:
+        """Of what every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def params(self, params: Params) -> Any:
+        """Returns the sharding of every parameter; raises as `rules.shardings` does."""
+        return shardings(params, self.rules, self.mesh)
+
+    def alike(self, tree: Any, params: Params) -> Any:
+        """Returns the shardings of `tree`, in which what mirrors a parameter, by the end of its
+        path and by its shape (its averages, its moments), is placed as the parameter is, and all
+        else whole.
+        """
+        placed = {
+            name: (leaf.shape, sharding)
+            for (name, leaf), sharding in zip(
+                named_leaves(params), jax.tree.leaves(self.params(params)), strict=True
+            )
+        }
+
+        def one(path: tuple, leaf: Any) -> NamedSharding:
+            for start in range(len(path)):
+                shape, sharding = placed.get(path_name(path[start:]), (None, None))
+                if shape == leaf.shape:
+                    return sharding
+            return self.whole
+
+        return jax.tree_util.tree_map_with_path(one, tree)
+
+    def rows(self, batch: int) -> tuple[int, int]:
+        """Returns (index, groups): of the `groups` equal parts of a batch, cut in order, this
+        process holds number `index`.
+
+        Raises `UserError` where the devices cannot share the clips.
+        """
+        sharding, over = NamedSharding(self.mesh, PartitionSpec(BATCH)), self.devices(*BATCH)
+        if batch % over:
+            raise UserError(
+                f"a batch of {batch} clips cannot be shared by data x fsdp = {over} devices; "
+                f"legal: multiples of {over}"
+            )
+        held = sharding.addressable_devices_indices_map((batch,)).values()
+        rows = sorted({(s.start or 0, batch if s.stop is None else s.stop) for (s,) in held})
+        first, last = rows[0][0], rows[-1][1]
+        if (count := sum(stop - start for start, stop in rows)) != last - first or first % count:
+            raise UserError("the devices of a process hold clips that are not next to each other")
+        return first // count, batch // count
+
+    def batch(self, local: Batch) -> Batch:
+        """Returns the arrays of a batch of which this process has the rows `local`."""
+
+        def place(rows: Any) -> jax.Array:
+            rows = np.asarray(rows)
+            sharding = NamedSharding(self.mesh, PartitionSpec(BATCH))
+            return jax.make_array_from_process_local_data(sharding, rows)
+
+        return jax.tree.map(place, local)
+
+    def devices(self, *axes: str) -> int:
+        """Returns over how many devices these axes go."""
+        return math.prod(self.mesh.shape[axis] for axis in axes)

@@ -1,0 +1,75 @@
+"""Attention over divided tokens equals attention on one device, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.kernels.attention import Mask, attention, attention_lse
+from skyreels_jax.parallel.context import ContextAttention
+from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
+
+RNG = np.random.default_rng(0)
+B, T, S, N, K = 2, 4, 8, 4, 8
+Q, KEY, VALUE, WEIGHT = (
+    jnp.asarray(RNG.standard_normal((B, T, S, N, K)), jnp.float32) for _ in range(4)
+)
+TEXT, WORDS = (jnp.asarray(RNG.standard_normal((B, 5, N, K)), jnp.float32) for _ in range(2))
+MESHES = {
+    "context": MeshConfig(context=8),
+    "heads too": MeshConfig(context=2, tensor=2, data=2),
+    "clips too": MeshConfig(context=4, fsdp=2),
+}
+
+
+def over(mesh: MeshConfig, kind: str) -> ContextAttention:
+    parts = {"attend": attention, "attend_lse": attention_lse}
+    return ContextAttention(mesh=make_mesh(mesh), kind=kind, **parts)
+
+
+def value_and_grads(attend, q, k, v, mask):
+    def total(q, k, v):
+        out = attend(q, k, v, mask=mask)
+        return (out * WEIGHT).sum(), out
+
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+
+
+def check(attend, q, k, v, mask):
+    ours, expected = (value_and_grads(a, q, k, v, mask) for a in (attend, attention))
+    for a, b in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, Mask(causal_block=2 * S)], ids=["full", "causal"])
+@pytest.mark.parametrize(
+    ("kind", "mesh"),
+    [
+        *(("ring", mesh) for mesh in MESHES),
+        *(("ulysses", mesh) for mesh in ("heads too", "clips too")),
+    ],
+)
+def test_among_video_tokens(kind, mesh, mask):
+    check(over(MESHES[mesh], kind), Q, KEY, VALUE, mask)
+
+
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+def test_to_a_text_whose_tokens_count_differently(kind):
+    weight = jnp.asarray([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 7.0]])
+    check(over(MESHES["clips too"], kind), Q, TEXT, WORDS, Mask(kv_weight=weight))
+
+
+def test_what_cannot_be_divided_is_refused():
+    with pytest.raises(UserError, match="4 heads over 8 devices.*ring attention needs none"):
+        over(MESHES["context"], "ulysses")(Q, KEY, VALUE)
+    with pytest.raises(UserError, match="ring attention cannot divide 2 clips over 4"):
+        over(MeshConfig(fsdp=4, context=2), "ring")(Q, KEY, VALUE)
+
+
+def test_no_keys_are_gathered():
+    """Ulysses trades by all-to-all, a ring by permutation; neither gathers keys and values."""
+    for kind, wanted in (("ulysses", "all-to-all"), ("ring", "collective-permute")):
+        run = jax.jit(over(MESHES["clips too"], kind)).lower(Q, KEY, VALUE).compile()
+        text = run.as_text()
+        assert wanted in text and "all-gather" not in text
