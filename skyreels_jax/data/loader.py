@@ -155,12 +155,14 @@ def pipeline(
     batch: int,
     seed: int,
     groups: Sequence[tuple[float, Int[np.ndarray, " _"]]] = (),
+    rows: tuple[int, int] = (0, 1),
     threads: int = 2,
     prefetch: int = 8,
 ) -> grain.IterDataset:
     """Returns the endless stream of batches of `source` under `transform`, a new order every epoch.
 
     groups: (share of the draws, indices into `source`) of each group; none: all of it is one.
+    rows: (index, parts): of the equal parts of every batch, cut in order, the one that is given.
     Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead
     (numpy releases the interpreter lock where it matters; worker processes cost more than they give
     for small clips).
@@ -177,6 +179,8 @@ def pipeline(
     data = orders[0]
     if len(orders) > 1:
         data = grain.MapDataset.mix(orders, [share for share, _ in groups])
-    data = data.random_map(transform).batch(batch, drop_remainder=True)
+    index, count = rows
+    batch = batch // count
+    data = data.random_map(transform).batch(batch, drop_remainder=True)[index::count]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch // batch, 2))
     return data.to_iter_dataset(options)

@@ -5,8 +5,8 @@ from jax.sharding import PartitionSpec
 
 from skyreels_jax.parallel.mesh import BATCH
 
-# Tokens are those of a frame: every device has a part of every frame. So the devices have equal work
-# whatever block of frames a query may see, and what is said per frame goes with no axis that is cut.
+# Tokens are those of a frame: every device has a part of every frame. So the devices have equal
+# work whatever frames a query may see, and what is said per frame goes with no axis that is cut.
 OVER = {"batch": BATCH, "tokens": "context", "heads": "tensor", None: None}
 
 

@@ -37,9 +37,9 @@ class ContextAttention:
     """
 
     mesh: Mesh
+    kind: Literal["ulysses", "ring"]
     attend: Attend
     attend_lse: Attend
-    kind: Literal["ulysses", "ring"] = "ulysses"
 
     def __call__(
         self,

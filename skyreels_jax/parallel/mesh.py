@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -21,13 +22,15 @@ class MeshConfig:
     data: clips; every device of it holds all weights.
     fsdp: clips as well; weights and optimizer state are divided, and gathered layer by layer.
     tensor: heads and hidden units of every layer.
-    context: the tokens of every clip.
+    context: the tokens of every frame.
+    attention: how devices that share the tokens of a clip attend (`parallel.context`).
     """
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
     context: int = 1
+    attention: Literal["ulysses", "ring"] = "ulysses"
 
     def __post_init__(self):
         sizes = [getattr(self, name) for name in AXES]
@@ -49,7 +52,7 @@ class MeshConfig:
                 f"a mesh of {self} does not fit {devices} devices; legal: sizes whose product is "
                 f"{devices}, or one that is -1 beside a divisor of it"
             )
-        return MeshConfig(**sizes)
+        return dataclasses.replace(self, **sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -65,5 +68,3 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if devices is not None:
         return Mesh(np.array(devices).reshape(shape), AXES, axis_types=kinds)
     return jax.make_mesh(shape, AXES, axis_types=kinds)
-
-

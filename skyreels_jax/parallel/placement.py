@@ -1,4 +1,4 @@
-"""Where the parts of a run are: weights by their rules, what mirrors them alike, batches by clips."""
+"""Where the parts of a run are: weights by rules, what mirrors them alike, batches by rows."""
 
 import dataclasses
 import functools

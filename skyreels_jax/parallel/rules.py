@@ -16,6 +16,9 @@ from skyreels_jax.core.types import Params
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 
+WHOLE: Rules = ((r".*", PartitionSpec()),)  # of models so small that every device holds all of them
+
+
 def within(prefix: str, rules: Rules) -> Rules:
     """Returns `rules` for a part of a larger model, below `prefix`."""
     return tuple((f"{re.escape(prefix)}/{pattern}", spec) for pattern, spec in rules)

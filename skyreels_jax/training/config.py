@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.selection import Balance
+from skyreels_jax.parallel.mesh import MeshConfig
 
 ADAPTED = ("text_to_video", "flow_dpo")  # the kinds of training that can train adapters
 
@@ -193,8 +194,10 @@ class TrainConfig:
     accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
     stay float32.
     ema_decay: of the averaged parameters (0: none are kept).
+    max_skipped: after so many steps in a row whose gradients are not finite the run ends.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
+    mesh: how the work is divided among devices; None: one device does it all.
     lora: adapters are trained upon the weights at `start`, of the kinds `ADAPTED`; None: whole
     models are.
     """
@@ -213,9 +216,11 @@ class TrainConfig:
     ema_decay: float = 0.0
     log_every: int = 25
     save_every: int = 500
+    max_skipped: int = 20
     keep: int = 2
     flow_shift: float = 1.0
     lora: LoraConfig | None = None
+    mesh: MeshConfig | None = None
 
     def __post_init__(self):
         if self.lora is not None and self.kind not in ADAPTED:
@@ -227,8 +232,8 @@ class TrainConfig:
                 raise UserError(
                     f"accumulate = {self.accumulate} must divide each stage's batch ({stage.batch})"
                 )
-        if min(self.log_every, self.save_every, self.keep) < 1:
-            raise UserError("log_every, save_every and keep must be at least 1")
+        if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
+            raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 

@@ -14,18 +14,17 @@ from tqdm import tqdm
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
-from skyreels_jax.training.metrics import MetricsLog, window_mean
+from skyreels_jax.training.metrics import MetricsLog, Skips, window_mean
 from skyreels_jax.training.plateau import Plateau, Watch
 from skyreels_jax.training.state import TrainState
 from skyreels_jax.training.step import TrainStep
 
-Loader = Callable[
-    [StageConfig, int], Any
-]  # (stage, its index) -> iterator with get_state, set_state
-
-
+# (stage, its index, which part of every batch, as in `Placement.rows`) -> iterator with get_state
+# and set_state.
+Loader = Callable[[StageConfig, int, tuple[int, int]], Any]
 _SHOWN = ("loss", "psnr", "implicit_accuracy", "grad_norm")  # beside the progress bar
 
 
@@ -49,6 +48,7 @@ def fit(
     folder: pathlib.Path,
     frozen: Any = None,
     until: Plateau | None = None,
+    placement: Placement | None = None,
 ) -> FitResult:
     """Trains `state` to the last step of `config.stages`, or until a metric has stopped rising.
 
@@ -60,9 +60,10 @@ def fit(
     device once a window and one step late, so that the device never waits for the host (but once
     in each window of `until`). `state` must not be used afterwards: its buffers are donated.
     rest, frozen: of every step, as in `make_train_step`.
+    placement: of `state`; None: it is on one device.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    jitted = jax.jit(train_step, donate_argnums=0, compiler_options=_compiler_options())
+    jitted = _compiled(train_step, state, placement)
     resolved = to_dict(config)
     with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
         data: dict = {}
@@ -71,7 +72,7 @@ def fit(
                 print(f"going on from step {latest} with {change}", file=sys.stderr)
             state, data = checkpoints.restore(latest, state)
         step, total = latest or 0, config.total_steps
-        batches = _Batches(config, loader, step, data)
+        batches = _Batches(config, loader, step, data, placement)
         reporter = _Reporter(config, MetricsLog(folder / "metrics.csv", step=step), step)
         watch = Watch(until, data.get("watched", []))
 
@@ -79,7 +80,7 @@ def fit(
             position = {**batches.position(), "watched": watch.values()}
             checkpoints.save(step, state, data=position, config=resolved)
 
-        with contextlib.closing(reporter):
+        with contextlib.closing(reporter), _on(placement):
             while step < total and not stop.asked and not watch.over():
                 batch, size = batches.next(step)
                 state, metrics = jitted(state, batch, rest, frozen)
@@ -91,6 +92,19 @@ def fit(
             reporter.flush()
             save()
     return FitResult(state, step >= total or watch.over())
+
+
+def _compiled(train_step: TrainStep, state: TrainState, placement: Placement | None) -> Any:
+    """Returns the step as a program that keeps the state where it is."""
+    options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": _compiler_options()}
+    if placement is not None:
+        options["out_shardings"] = (jax.tree.map(lambda x: x.sharding, state), placement.whole)
+    return jax.jit(train_step, **options)
+
+
+def _on(placement: Placement | None) -> contextlib.AbstractContextManager:
+    """Returns the context in which activations are divided."""
+    return contextlib.nullcontext() if placement is None else jax.set_mesh(placement.mesh)
 
 
 def _compiler_options() -> dict[str, str] | None:
@@ -106,8 +120,15 @@ def _compiler_options() -> dict[str, str] | None:
 class _Batches:
     """The batch of any step: one iterator a stage, opened when its first step comes."""
 
-    def __init__(self, config: TrainConfig, loader: Loader, step: int, data: dict):
-        self.config, self.loader = config, loader
+    def __init__(
+        self,
+        config: TrainConfig,
+        loader: Loader,
+        step: int,
+        data: dict,
+        placement: Placement | None,
+    ):
+        self.config, self.loader, self.placement = config, loader, placement
         self.stage = -1
         self.iterator: Iterator | None = None
         if data and step < config.total_steps and config.stage_at(step)[0] == data["stage"]:
@@ -118,7 +139,10 @@ class _Batches:
         stage, _ = self.config.stage_at(step)
         if stage != self.stage:
             self._open(stage)
-        return next(self.iterator), self.config.stages[stage].batch
+        batch = next(self.iterator)
+        if self.placement is not None:
+            batch = self.placement.batch(batch)
+        return batch, self.config.stages[stage].batch
 
     def position(self) -> dict:
         state = self.iterator.get_state() if self.iterator is not None else {}
@@ -126,14 +150,16 @@ class _Batches:
 
     def _open(self, stage: int) -> None:
         self.stage = stage
-        self.iterator = iter(self.loader(self.config.stages[stage], stage))
+        said = self.config.stages[stage]
+        rows = (0, 1) if self.placement is None else self.placement.rows(said.batch)
+        self.iterator = iter(self.loader(said, stage, rows))
 
 
 class _Reporter:
     """Progress line and metrics.csv: fetches device scalars a window at a time, one step late."""
 
     def __init__(self, config: TrainConfig, log: MetricsLog, step: int):
-        self.every, self.log = config.log_every, log
+        self.every, self.log, self.skips = config.log_every, log, Skips(config.max_skipped)
         self.window: list = []
         self.due: tuple[int, list, int] | None = None
         self.clips, self.since = 0, time.perf_counter()
@@ -169,7 +195,9 @@ class _Reporter:
         if self.due is None:
             return
         (step, window, clips), self.due = self.due, None
-        row = window_mean(window)
+        rows = jax.device_get(window)
+        self.skips.add(rows)
+        row = window_mean(rows)
         now = time.perf_counter()
         row["clips_per_second"] = clips / (now - self.since)
         row["ms_per_step"] = 1e3 * (now - self.since) / len(window)

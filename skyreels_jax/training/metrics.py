@@ -6,22 +6,38 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.base import report
 
 
-def window_mean(window: Sequence[dict[str, jax.Array]]) -> dict[str, float]:
+def window_mean(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
     """Returns the mean of each metric over a window of steps, as floats; "skipped" is summed.
 
-    Skipped steps leave the others' mean alone. Waits for the device.
+    Skipped steps leave the others' mean alone.
     """
-    rows = jax.device_get(list(window))
     good = [row for row in rows if not row["skipped"]] or rows
     means = {name: np.mean([row[name] for row in good]) for name in rows[0]}
     means["skipped"] = np.sum([row["skipped"] for row in rows])
     return report(means)
+
+
+class Skips:
+    """Counts steps in a row that were skipped; `UserError` when there are `most`."""
+
+    def __init__(self, most: int):
+        self.most, self.streak = most, 0
+
+    def add(self, rows: Sequence[dict[str, np.ndarray]]) -> None:
+        """Counts on over the metrics of some steps."""
+        for row in rows:
+            self.streak = self.streak + 1 if row["skipped"] else 0
+            if self.streak == self.most:
+                raise UserError(
+                    f"the gradients of {self.most} steps in a row were not finite (max_skipped); "
+                    "go on from an earlier checkpoint with a lower learning rate"
+                )
 
 
 def last_means(path: pathlib.Path, steps: int) -> tuple[int, dict[str, float]]:

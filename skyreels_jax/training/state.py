@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from skyreels_jax.core.types import Params
+from skyreels_jax.parallel.placement import Placement
 
 
 class TrainState(NamedTuple):
@@ -24,12 +25,17 @@ class TrainState(NamedTuple):
     skipped: Int[Array, ""]
 
 
-def init_state(params: Params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
+def init_state(
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    ema: bool,
+    placement: Placement | None = None,
+) -> TrainState:
     """Returns the state before the first step; it owns copies, so that the step may be given it to
-    destroy.
+    destroy. All that mirrors parameters is placed as they are.
     """
 
-    @jax.jit  # all leaves come out placed alike, whatever `params` are: one program for every step
     def start(params: Params) -> TrainState:
         zero = jnp.zeros((), jnp.int32)
         average = jax.tree.map(jnp.copy, params) if ema else None
@@ -37,4 +43,6 @@ def init_state(params: Params, tx: optax.GradientTransformation, *, ema: bool) -
             zero, jax.tree.map(jnp.copy, params), tx.init(params), average, jnp.copy(zero)
         )
 
-    return start(params)
+    where = None if placement is None else placement.alike(jax.eval_shape(start, params), params)
+    # Without a mesh, too, all leaves come out placed alike: one program for every step.
+    return jax.jit(start, out_shardings=where)(params)

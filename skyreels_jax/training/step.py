@@ -34,7 +34,7 @@ def make_train_step(
 
     It is pure; the state may be donated.
     The loss is total / weight of the whole batch, whatever the number of micro-batches: with
-    `accumulate` = n every leaf of the batch is cut into n along its first axis, which n must
+    `accumulate` = n every leaf of the batch is dealt out to n along its first axis, which n must
     divide, and the sums are added up.
     Randomness is the stream "step" of `seed` at state.step (and the micro-batch's number).
     A step whose gradients are not finite changes nothing but `step` and `skipped`.
@@ -109,8 +109,12 @@ def _apply(
 
 
 def _accumulated(gradient, params, batch, key, count: int) -> tuple[Params, LossOutput]:
-    """Gradients and sums of `count` micro-batches, added up one after the other."""
-    micro = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    """Gradients and sums of `count` micro-batches, added up one after the other.
+
+    Each takes every `count`-th clip, so that of a batch that is divided among devices it has as
+    many on each.
+    """
+    micro = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def one(index, batch):
         return gradient(params, batch, jax.random.fold_in(key, index))

@@ -213,7 +213,7 @@ def test_diffusion_forcing_goes_on_from_a_finished_run(runs, capfd):
     values = from_dict(TrainConfig, read_config(str(runs / "forcing.py")))
     recipe = recipe_for(values.kind)
     settings = recipe.resolve(values)
-    batches = iter(recipe.loader(settings)(settings.stages[0], 0))
+    batches = iter(recipe.loader(settings)(settings.stages[0], 0, (0, 1)))
     found = [next(batches) for _ in range(8)]
     starts, given = (np.concatenate([b[name] for b in found]) for name in ("start", "given"))
     assert 0.2 < (given > 0).mean() < 0.8 and set((starts + given)[given > 0]) == {1}

@@ -77,7 +77,7 @@ def run(folder, settings, *, seen=None, stop_after=None, until=None):
     step = make_train_step(objective, tx, graphdef, seed=3, ema_decay=0.9)
     count = [0]
 
-    def loader(stage, index):
+    def loader(stage, index, rows):
         data = (
             grain.MapDataset.source(Numbers()).seed(index).shuffle().repeat().random_map(Jitter())
         )

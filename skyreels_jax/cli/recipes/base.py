@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from flax import nnx
 
 from skyreels_jax.core.types import Params
+from skyreels_jax.parallel.rules import Rules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
 
@@ -23,6 +24,10 @@ class Recipe(Protocol):
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model with its first parameters."""
+        ...
+
+    def rules(self, config: TrainConfig) -> Rules:
+        """Returns over which mesh axes each parameter of the model goes."""
         ...
 
     def loader(self, config: TrainConfig) -> Loader:

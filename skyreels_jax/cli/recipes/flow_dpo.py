@@ -72,8 +72,8 @@ class FlowDPORecipe(TextToVideoRecipe):
         pairs = self.pairs
         assert pairs is not None
         told = ToldPair(encode_null(build_tokenizer(), pairs.captions["input_ids"].shape[-1]))
-        return lambda stage, index: pipeline(
-            pairs, told, batch=stage.batch, seed=config.seed + index
+        return lambda stage, index, rows: pipeline(
+            pairs, told, batch=stage.batch, seed=config.seed + index, rows=rows
         )
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:

@@ -25,6 +25,7 @@ from skyreels_jax.models.reward.load import (
 )
 from skyreels_jax.models.reward.modeling import MatchingReward
 from skyreels_jax.objectives.reward import BradleyTerry
+from skyreels_jax.parallel.rules import WHOLE, Rules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
 
@@ -46,6 +47,9 @@ class RewardRecipe:
     def make(self, config: TrainConfig, rngs: nnx.Rngs) -> MatchingReward:
         return MatchingReward(config.model, rngs=rngs)
 
+    def rules(self, config: TrainConfig) -> Rules:
+        return WHOLE
+
     def loader(self, config: TrainConfig) -> Loader:
         config.data.check_read("reward", ("pairs", "split", "left_out"))
         source = pairs(config)
@@ -57,9 +61,9 @@ class RewardRecipe:
                 raise UserError(f"a stage wants {stage.frames} of {have} frames")
             config.model.check(stage.frames or have, *size)
 
-        def open_stage(stage, index):
+        def open_stage(stage, index, rows):
             cut = CutPair(frames=stage.frames)
-            return pipeline(source, cut, batch=stage.batch, seed=config.seed + index)
+            return pipeline(source, cut, batch=stage.batch, seed=config.seed + index, rows=rows)
 
         return open_stage
 

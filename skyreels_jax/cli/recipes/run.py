@@ -15,6 +15,8 @@ from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
+from skyreels_jax.parallel.mesh import make_mesh
+from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.pipelines.run import has_adapters, run_config
 from skyreels_jax.training.config import TrainConfig
@@ -43,7 +45,8 @@ def train(
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
-    graphdef, params, rest = _begun(recipe, config, adapters)
+    placement = placed(recipe, config)
+    graphdef, params, rest = _begun(recipe, config, adapters, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
@@ -62,14 +65,34 @@ def train(
         else jnp.dtype(config.compute_dtype),
         trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
     )
-    start = init_state(params, tx, ema=bool(config.ema_decay))
+    start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
+    options["placement"] = placement
     return fit(step, start, rest=rest, config=config, **options).finished
 
 
+def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
+    """Returns over which devices a run goes; None: one.
+
+    Raises `UserError` for a mesh that does not fit devices, batches or weights, and for runs of
+    adapters, which have none.
+    """
+    if config.mesh is None:
+        if (count := len(jax.devices())) > 1:
+            print(f"trains on 1 of {count} devices; --set mesh.fsdp=-1 uses them all")
+        return None
+    if config.lora is not None:
+        raise UserError("mesh: adapters are trained on one device; leave mesh out")
+    placement = Placement(mesh=make_mesh(config.mesh), rules=recipe.rules(config))
+    for stage in config.stages:
+        placement.rows(stage.batch // config.accumulate)
+    placement.params(abstract_params(recipe, config))
+    return placement
+
+
 def _begun(
-    recipe: Recipe, config: TrainConfig, adapters: str | None
+    recipe: Recipe, config: TrainConfig, adapters: str | None, placement: Placement | None
 ) -> tuple[nnx.GraphDef, Params, Any]:
     """Returns the model that a run trains: structure, first parameters, and all that is none."""
     if config.lora is not None:
@@ -77,18 +100,32 @@ def _begun(
         if adapters is not None:
             params = restore_params(pathlib.Path(adapters) / "checkpoints", params)
         return graphdef, params, rest
+
+    def make() -> tuple[Params, Any]:
+        return _split(recipe, config)[1:]
+
+    graphdef, abstract, _ = nnx.eval_shape(lambda: _split(recipe, config))
+    if placement is None:
+        params, rest = make()
+    else:  # each device makes its part
+        where = placement.params(abstract)
+        params, rest = jax.jit(make, out_shardings=(where, placement.whole))()
+    if config.start:
+        params = started(config.start, abstract, fps=config.data.fps)
+        params = params if placement is None else jax.device_put(params, where)
+    return graphdef, params, rest
+
+
+def _split(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
+    """Returns the structure of the model, its parameters, and all that is none."""
     model = recipe.make(config, nnx.Rngs(config.seed))
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
-    params = nnx.to_pure_dict(state)
-    if config.start:
-        params = started(config.start, params, fps=config.data.fps)
-    return graphdef, params, rest
+    return graphdef, nnx.to_pure_dict(state), rest
 
 
 def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:
     """Returns the shapes and types of the parameters of the model of a run, without adapters."""
-    model = nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(config.seed)))
-    return nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[1])
+    return jax.eval_shape(lambda: _split(recipe, config)[1])
 
 
 def export(

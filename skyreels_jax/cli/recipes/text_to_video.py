@@ -17,15 +17,21 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.kernels.attention import attention, attention_lse
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.models.dit.sharding import sharding_rules
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.umt5.modeling import UMT5Encoder
+from skyreels_jax.models.umt5.sharding import SHARDING_RULES
 from skyreels_jax.models.umt5.text import tokenize
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.parallel.context import ContextAttention
+from skyreels_jax.parallel.mesh import make_mesh
+from skyreels_jax.parallel.rules import Rules, within
 from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
@@ -70,9 +76,23 @@ class TextToVideoRecipe:
         )
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs) -> TextToVideo:
+        attend = attention
+        if config.mesh is not None:
+            attend = ContextAttention(
+                mesh=make_mesh(config.mesh),
+                kind=config.mesh.attention,
+                attend=attention,
+                attend_lse=attention_lse,
+            )
         return TextToVideo(
-            SkyReelsV2Transformer3D(config.model.transformer, rngs=rngs),
+            SkyReelsV2Transformer3D(config.model.transformer, attention=attend, rngs=rngs),
             UMT5Encoder(config.model.text_encoder, rngs=rngs),
+        )
+
+    def rules(self, config: TrainConfig) -> Rules:
+        return (
+            *within("transformer", sharding_rules(config.model.transformer)),
+            *within("text_encoder", SHARDING_RULES),
         )
 
     def loader(self, config: TrainConfig) -> Loader:
@@ -94,12 +114,12 @@ class TextToVideoRecipe:
                 f"transformer.in_channels is {config.model.transformer.in_channels}"
             )
 
-        def open_stage(stage, index):
+        def open_stage(stage, index, rows):
             length = 1 + (stage.frames - 1) // factor if stage.frames else 0
             middle = config.data.middle
             cut = CutLatents(store.null_cond, length=length, middle=middle, block=block)
             options = {"batch": stage.batch, "seed": config.seed + index, "groups": groups}
-            return pipeline(source, cut, **options)
+            return pipeline(source, cut, rows=rows, **options)
 
         return open_stage
 

@@ -16,6 +16,7 @@ from skyreels_jax.models.layout import save_component
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.objectives.vae import VAEObjective
+from skyreels_jax.parallel.rules import WHOLE, Rules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
 
@@ -42,15 +43,18 @@ class VAERecipe:
         bias[...] = bias[...].at[config.model.z_dim :].set(LOGVAR_START)
         return model
 
+    def rules(self, config: TrainConfig) -> Rules:
+        return WHOLE
+
     def loader(self, config: TrainConfig) -> Loader:
         config.data.check_read("vae", READ)
         source = clips.source(config.data)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
 
-        def open_stage(stage, index):
+        def open_stage(stage, index, rows):
             crop = RandomCrop(frames=stage.frames, size=stage.size)
             options = {"batch": stage.batch, "seed": config.seed + index, "groups": groups}
-            return pipeline(source, crop, **options)
+            return pipeline(source, crop, rows=rows, **options)
 
         return open_stage
 

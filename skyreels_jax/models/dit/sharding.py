@@ -1,7 +1,8 @@
 """Over which mesh axes the transformer's parameters go.
 
-Inputs of a product over "fsdp", its heads or hidden units over "tensor": the first product of a pair
-is divided by what comes out, the second by what goes in, so that between them nothing is exchanged.
+Inputs of a product over "fsdp", its heads or hidden units over "tensor": the first product of a
+pair is divided by what comes out, the second by what goes in, so that between them nothing is
+exchanged.
 """
 
 from jax.sharding import PartitionSpec as P

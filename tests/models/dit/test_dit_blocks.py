@@ -107,9 +107,7 @@ def test_cross_attention_to_text_and_image(models):
         draw(2, 6, WIDTH),
     )
     expected = theirs.blocks[SECOND].attn2(t, torch.cat([image, text], 1), None, None)
-    ours = run(
-        block.attn2, by_frame(j), context=j_text, mask=None, image=j_image, static=STATIC
-    )
+    ours = run(block.attn2, by_frame(j), context=j_text, mask=None, image=j_image, static=STATIC)
     check(ours, expected)
 
 
