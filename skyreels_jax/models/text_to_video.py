@@ -15,8 +15,8 @@ class TextToVideo(nnx.Module):
     """Velocity of video latents from text tokens or from ready text states.
 
     `text_encoder` is any module called as `(input_ids [B, S], mask [B, S]) -> [B, S, E]`;
-    `transformer` is called as `(latents, timestep, context, *, context_weight, fps, image_context,
-    remat)`. `max_length` is the token count to which the official pipeline pads with zeros.
+    `transformer` is called as `(latents, timestep, context, *, context_weight, fps,
+    image_context)`. `max_length` is the token count to which the official pipeline pads with zeros.
     """
 
     def __init__(self, transformer: nnx.Module, text_encoder: nnx.Module, *, max_length: int = 512):
@@ -47,7 +47,6 @@ class TextToVideo(nnx.Module):
         context: Float[Array, "B S E"] | None = None,
         context_weight: Float[Array, "B S"] | None = None,
         image_channels: Float[Array, "B T H W M"] | None = None,
-        remat: str = "none",
         **conditions: Any,
     ) -> Float[Array, "B T H W O"]:
         """Returns the velocity. Pass `input_ids` and `length`, or what `encode` made of them.
@@ -72,6 +71,5 @@ class TextToVideo(nnx.Module):
             timestep,
             context,
             context_weight=context_weight,
-            remat=remat,
             **conditions,
         )

@@ -1,11 +1,13 @@
 """Depth as a leading axis: equal blocks stored stacked, run by one scan, rematerialised or not."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
@@ -13,7 +15,9 @@ from skyreels_jax.core.errors import UserError
 # A loop copies what the backward pass needs into stacks: on CPU the gradient of six layers of width
 # 192 took 1.71 s of processor time looped, 1.54 s with lax.scan(unroll=True), 1.40 s written out.
 UNROLLED = 8
-REMAT = ("none", "block", "dots")
+Remat = Literal["none", "block", "attention", "dots", "offload"]
+REMAT = get_args(Remat)
+INPUT, OUTPUT = "layer_input", "attention_output"  # names of what policies keep
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -25,6 +29,27 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs)
     graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))[0]
     state = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys)
     return nnx.merge(graphdef, state)
+
+
+def kept(x: Array) -> Array:
+    """Returns `x`, which remat "attention" keeps."""
+    return checkpoint_name(x, OUTPUT)
+
+
+def _policy(remat: str) -> Callable[..., Any] | None:
+    policies = jax.checkpoint_policies
+    if remat == "dots":
+        return policies.dots_with_no_batch_dims_saveable
+    if remat == "attention":
+        return policies.save_only_these_names(OUTPUT)
+    if remat == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[INPUT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    return None
 
 
 def fold(
@@ -40,23 +65,23 @@ def fold(
 
     each: a tree whose leaves have the layers as their first axis; `own` is one layer's part of it.
     A shallow stack (depth <= UNROLLED) is written out instead of looped over.
-    `remat`: "none" keeps every intermediate for the backward pass, "dots" the results of products
-    with weights only, "block" nothing but the input of each layer. Else raises `UserError`.
+    `remat`: what is kept for the backward pass: "none" every intermediate, "dots" the results of
+    products with weights, "attention" the input of each layer and what is `kept` (attention is the
+    dearest to do again), "block" the input alone, "offload" the same in the host's memory, where
+    the backend can. Else raises `UserError`.
     """
     graphdef, state = nnx.split(stacked)
     depth = jax.tree.leaves(state)[0].shape[0]
 
     def layer(carry: Any, own: Any) -> tuple[Any, Any]:
+        carry = jax.tree.map(lambda x: checkpoint_name(x, INPUT), carry)
         return step(nnx.merge(graphdef, own[0]), carry, own[1])
 
     if remat not in REMAT:
         raise UserError(f"remat {remat!r} is not known{suggest(remat, REMAT)}")
     if remat != "none":
-        policy = (
-            jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-        )
         # Only written out could the compiler merge the recomputation with the forward pass.
-        layer = jax.checkpoint(layer, prevent_cse=depth <= UNROLLED, policy=policy)
+        layer = jax.checkpoint(layer, prevent_cse=depth <= UNROLLED, policy=_policy(remat))
     if depth > UNROLLED:
         return jax.lax.scan(layer, carry, (state, each))
     outs = []

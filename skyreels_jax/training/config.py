@@ -193,6 +193,8 @@ class TrainConfig:
     stages: trained one after the other, one compiled step a shape.
     accumulate: micro-batches a step.  compute_dtype: of the forward and backward pass; parameters
     stay float32.
+    remat: what the backward pass does not compute again, of text_to_video and flow_dpo:
+    "none" leaves out anything; least memory: "block", "offload" (`nn.stack`).
     ema_decay: of the averaged parameters (0: none are kept).
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
@@ -213,6 +215,7 @@ class TrainConfig:
     seed: int = 0
     accumulate: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "block", "attention", "dots", "offload"] = "none"
     ema_decay: float = 0.0
     log_every: int = 25
     save_every: int = 500

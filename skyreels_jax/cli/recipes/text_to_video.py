@@ -85,8 +85,10 @@ class TextToVideoRecipe:
                 attend_lse=attention_lse,
             )
         return TextToVideo(
-            SkyReelsV2Transformer3D(config.model.transformer, attention=attend, rngs=rngs),
-            UMT5Encoder(config.model.text_encoder, rngs=rngs),
+            SkyReelsV2Transformer3D(
+                config.model.transformer, attention=attend, remat=config.remat, rngs=rngs
+            ),
+            UMT5Encoder(config.model.text_encoder, remat=config.remat, rngs=rngs),
         )
 
     def rules(self, config: TrainConfig) -> Rules:

@@ -12,6 +12,7 @@ from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal, zeros
 from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from skyreels_jax.nn.rope import apply_rope
+from skyreels_jax.nn.stack import kept
 from skyreels_jax.parallel.activations import constrain
 
 Attention = Callable[..., Array]  # the signature of kernels.attention.attention
@@ -74,7 +75,7 @@ class SelfAttention(Projections):
     ) -> Tokens:
         q = apply_rope(self.split(self.norm_q(self.q(x))), *rope)
         k = apply_rope(self.split(self.norm_k(self.k(x))), *rope)
-        out = attention(q, k, self.split(self.v(x)), mask=mask)
+        out = kept(attention(q, k, self.split(self.v(x)), mask=mask))
         return self.o(out.reshape(x.shape))
 
 

@@ -25,7 +25,7 @@ from skyreels_jax.nn.linear import (
 )
 from skyreels_jax.nn.norm import LayerNorm
 from skyreels_jax.nn.rope import rope_table, timestep_embedding
-from skyreels_jax.nn.stack import scan, stack
+from skyreels_jax.nn.stack import Remat, scan, stack
 from skyreels_jax.parallel.activations import constrain
 
 FLOAT32 = jnp.dtype("float32")
@@ -111,10 +111,15 @@ class SkyReelsV2Transformer3D(nnx.Module):
     """
 
     def __init__(
-        self, config: DiTConfig, *, attention: Attention = default_attention, rngs: nnx.Rngs
+        self,
+        config: DiTConfig,
+        *,
+        attention: Attention = default_attention,
+        remat: Remat = "none",
+        rngs: nnx.Rngs,
     ):
         width = config.width
-        self.attention = attention
+        self.attention, self.remat = attention, remat
         small = {"kernel_init": normal(0.02), "rngs": rngs}
         self.config = config
         self.patch_embedding = PatchEmbedding(config, rngs=rngs)
@@ -143,7 +148,6 @@ class SkyReelsV2Transformer3D(nnx.Module):
         fps: Int[Array, "B"] | None = None,
         image_context: Float[Array, "B Si I"] | None = None,
         attention: Attention | None = None,
-        remat: str = "none",
         run_blocks: Callable[[Blocks, Array], Array] = run_plainly,
     ) -> Float[Array, "B T H W O"]:
         """Returns the velocity of `latents`, in the dtype of the parameters.
@@ -166,7 +170,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
             scan,
             self.blocks,
             modulation=modulation,
-            remat=remat,
+            remat=self.remat,
             context=self.text_embedder(context),
             rope=rope_table(
                 grid, head_dim=config.attention_head_dim, max_seq_len=config.rope_max_seq_len

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.nn.linear import Linear, gelu_tanh, normal
 from skyreels_jax.nn.norm import RMSNorm
-from skyreels_jax.nn.stack import scan, stack
+from skyreels_jax.nn.stack import Remat, scan, stack
 
 
 def buckets(distance: np.ndarray, *, count: int, max_distance: int) -> np.ndarray:
@@ -116,14 +116,15 @@ class UMT5Encoder(nnx.Module):
     but carry no meaning. Initialised as transformers initialises `UMT5EncoderModel`.
     """
 
-    def __init__(self, config: UMT5Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: UMT5Config, *, remat: Remat = "none", rngs: nnx.Rngs):
+        self.remat = remat
         shape = (config.vocab_size, config.d_model)
         self.embedding = nnx.Param(normal(config.initializer_factor)(rngs.params(), shape))
         self.blocks = stack(lambda rngs: Block(config, rngs=rngs), config.num_layers, rngs=rngs)
         self.norm = RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
 
     def __call__(
-        self, input_ids: Int[Array, "B S"], mask: Bool[Array, "B S"], *, remat: str = "none"
+        self, input_ids: Int[Array, "B S"], mask: Bool[Array, "B S"]
     ) -> Float[Array, "B S D"]:
         x = self.embedding[...][input_ids]
-        return self.norm(scan(self.blocks, x, mask, remat=remat))
+        return self.norm(scan(self.blocks, x, mask, remat=self.remat))
