@@ -26,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, such as configs/toy/vae.py")
     parser.add_argument("--out", help="folder of the run (default: the config's)")
     parser.add_argument(
+        "--hosts",
+        default="alone",
+        help="alone: this process is the only one (default); auto: the cluster says who else there "
+        "is; HOST:PORT: where process 0 listens, with --host_count and --host_index",
+    )
+    parser.add_argument("--host_count", type=int, metavar="N", help="processes of the run")
+    parser.add_argument("--host_index", type=int, metavar="N", help="which of them this is")
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -45,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains and exports; returns the exit code (130 when a signal stopped the run early)."""
+    from skyreels_jax.parallel.hosts import join
+
     values = read_config(args.config)
+    join(args.hosts, count=args.host_count, index=args.host_index)
     from skyreels_jax.cli.recipes.base import config_class, recipe_for
 
     config = from_dict(config_class(values.get("kind")), values)

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Cloud TPU VMs over gcloud: creates the slice, installs this repository on all of its hosts, trains.
+#   NAME=film ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh --config configs/14b/sft_720p.py
+# Checkpoints have to lie where all hosts can write: --out gs://BUCKET/RUN. Given again, the same
+# command goes on from the last of them, on a new slice if the old one was preempted.
+set -euo pipefail
+
+NAME=${NAME:?a name for the slice}
+ZONE=${ZONE:?a zone that has such slices}
+TYPE=${TYPE:?an accelerator type such as v5p-128}
+VERSION=${VERSION:-v2-alpha-tpuv5}
+REPOSITORY=${REPOSITORY:-$(git config --get remote.origin.url)}
+BRANCH=${BRANCH:-main}
+
+tpu() { gcloud compute tpus tpu-vm "$@" --zone "$ZONE"; }
+
+state=$(tpu describe "$NAME" --format='value(state)' 2>/dev/null || true)
+if [[ $state == PREEMPTED || $state == TERMINATED ]]; then tpu delete "$NAME" --quiet; state=; fi
+if [[ -z $state ]]; then
+  tpu create "$NAME" --accelerator-type "$TYPE" --version "$VERSION" ${SPOT:+--spot}
+fi
+
+printf -v arguments '%q ' "$@"
+tpu ssh "$NAME" --worker=all --command "
+  set -e
+  [ -d skyreels_jax ] || git clone --branch $BRANCH $REPOSITORY skyreels_jax
+  cd skyreels_jax && git fetch && git checkout $BRANCH && git pull
+  [ -d .venv ] || python3 -m venv .venv
+  .venv/bin/pip install --quiet --editable '.[tpu]'
+  .venv/bin/skyreels-jax train --hosts auto $arguments"
