@@ -33,7 +33,7 @@ def value_and_grads(attend, q, k, v, mask):
         out = attend(q, k, v, mask=mask)
         return (out * WEIGHT).sum(), out
 
-    return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+    return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(q, k, v)
 
 
 def check(attend, q, k, v, mask):
