@@ -10,7 +10,7 @@ import argparse
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skyreels_jax.core.config import from_dict, override, suggest
@@ -57,16 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     values = read_config(args.config)
     join(args.hosts, count=args.host_count, index=args.host_index)
-    from skyreels_jax.cli.recipes.base import config_class, recipe_for
-
-    config = from_dict(config_class(values.get("kind")), values)
-    recipe = recipe_for(config.kind)
-    config = recipe.resolve(config)
-    for item in args.set:
-        path, equals, text = item.partition("=")
-        if not equals:
-            raise UserError(f"--set takes PATH=VALUE, got {item!r}")
-        config = override(config, path, text)
+    recipe, config = resolved(values, args.set)
     if args.out:
         config = override(config, "out", args.out)
 
@@ -81,6 +72,25 @@ def run(args: argparse.Namespace) -> int:
     folder = trainer.export(recipe, config, dtype=args.export_dtype)
     print(folder)
     return 0
+
+
+def resolved(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, Any]:
+    """Returns the recipe and the `TrainConfig` of a config file's `values`, with PATH=VALUE of each
+    of `overrides`.
+
+    Raises `UserError` for unknown keys, paths and values.
+    """
+    from skyreels_jax.cli.recipes.base import config_class, recipe_for
+
+    config = from_dict(config_class(values.get("kind")), values)
+    recipe = recipe_for(config.kind)
+    config = recipe.resolve(config)
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes PATH=VALUE, got {item!r}")
+        config = override(config, path, text)
+    return recipe, config
 
 
 def read_config(path: str) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
+from jax.sharding import Mesh
 
 from skyreels_jax.core.types import Params
 from skyreels_jax.parallel.rules import Rules
@@ -22,8 +23,10 @@ class Recipe(Protocol):
         """
         ...
 
-    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the model with its first parameters."""
+    def make(
+        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
+    ) -> nnx.Module:
+        """Returns the model with its first parameters, for the devices of `mesh`."""
         ...
 
     def rules(self, config: TrainConfig) -> Rules:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from skyreels_jax.core.config import from_dict
@@ -44,7 +45,10 @@ class RewardRecipe:
             objective=from_dict(BradleyTerry, config.objective),
         )
 
-    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> MatchingReward:
+    def make(
+        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
+    ) -> MatchingReward:
+        del mesh  # it needs to know nothing of it
         return MatchingReward(config.model, rngs=rngs)
 
     def rules(self, config: TrainConfig) -> Rules:

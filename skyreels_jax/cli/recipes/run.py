@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
@@ -24,7 +26,7 @@ from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
-from skyreels_jax.training.step import make_train_step
+from skyreels_jax.training.step import TrainStep, make_train_step
 
 
 def train(
@@ -51,8 +53,23 @@ def train(
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
     loader = recipe.loader(config)
-    fixed = nnx.to_pure_dict(rest)
+    step, tx = make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
+    start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
+    frozen = jax.device_put(params) if reference else None
+    options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
+    options["placement"] = placement
+    return fit(step, start, rest=rest, config=config, **options).finished
+
+
+def make_step(
+    config: TrainConfig, graphdef: nnx.GraphDef, params: Params, *, fixed: Params
+) -> tuple[TrainStep, optax.GradientTransformation]:
+    """Returns the step of a run and its optimiser, of parameters that may be abstract.
+
+    fixed: as in `make_optimizer`.
+    """
     tx = make_optimizer(config.optimizer, params, config.total_steps, fixed=fixed)
+    whole = config.compute_dtype == "float32"
     step = make_train_step(
         config.objective,
         tx,
@@ -60,16 +77,10 @@ def train(
         seed=config.seed,
         ema_decay=config.ema_decay or None,
         accumulate=config.accumulate,
-        compute_dtype=None
-        if config.compute_dtype == "float32"
-        else jnp.dtype(config.compute_dtype),
+        compute_dtype=None if whole else jnp.dtype(config.compute_dtype),
         trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
     )
-    start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
-    frozen = jax.device_put(params) if reference else None
-    options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
-    options["placement"] = placement
-    return fit(step, start, rest=rest, config=config, **options).finished
+    return step, tx
 
 
 def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
@@ -101,10 +112,12 @@ def _begun(
             params = restore_params(pathlib.Path(adapters) / "checkpoints", params)
         return graphdef, params, rest
 
-    def make() -> tuple[Params, Any]:
-        return _split(recipe, config)[1:]
+    mesh = None if placement is None else placement.mesh
 
-    graphdef, abstract, _ = nnx.eval_shape(lambda: _split(recipe, config))
+    def make() -> tuple[Params, Any]:
+        return split(recipe, config, mesh)[1:]
+
+    graphdef, abstract, _ = nnx.eval_shape(lambda: split(recipe, config, mesh))
     if placement is None:
         params, rest = make()
     else:  # each device makes its part
@@ -116,16 +129,18 @@ def _begun(
     return graphdef, params, rest
 
 
-def _split(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
+def split(
+    recipe: Recipe, config: TrainConfig, mesh: Mesh | None = None
+) -> tuple[nnx.GraphDef, Params, Any]:
     """Returns the structure of the model, its parameters, and all that is none."""
-    model = recipe.make(config, nnx.Rngs(config.seed))
+    model = recipe.make(config, nnx.Rngs(config.seed), mesh=mesh)
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
     return graphdef, nnx.to_pure_dict(state), rest
 
 
 def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:
     """Returns the shapes and types of the parameters of the model of a run, without adapters."""
-    return jax.eval_shape(lambda: _split(recipe, config)[1])
+    return jax.eval_shape(lambda: split(recipe, config)[1])
 
 
 def export(

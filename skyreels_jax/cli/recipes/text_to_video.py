@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from skyreels_jax.cli.recipes import clips
 from skyreels_jax.core.config import from_dict, suggest, to_dict
@@ -30,7 +31,6 @@ from skyreels_jax.models.umt5.text import tokenize
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.parallel.context import ContextAttention
-from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.rules import Rules, within
 from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
@@ -75,14 +75,17 @@ class TextToVideoRecipe:
             objective=from_dict(OBJECTIVES[name], config.objective),
         )
 
-    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> TextToVideo:
+    def make(
+        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
+    ) -> TextToVideo:
         attend = attention
-        if config.mesh is not None:
+        if mesh is not None:
+            own = {"platform": mesh.devices.flat[0].platform}
             attend = ContextAttention(
-                mesh=make_mesh(config.mesh),
+                mesh=mesh,
                 kind=config.mesh.attention,
-                attend=attention,
-                attend_lse=attention_lse,
+                attend=functools.partial(attention, **own),
+                attend_lse=functools.partial(attention_lse, **own),
             )
         return TextToVideo(
             SkyReelsV2Transformer3D(

@@ -6,6 +6,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from skyreels_jax.cli.recipes import clips
@@ -37,7 +38,10 @@ class VAERecipe:
             objective=from_dict(VAEObjective, config.objective),
         )
 
-    def make(self, config: TrainConfig, rngs: nnx.Rngs) -> AutoencoderKLWan:
+    def make(
+        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
+    ) -> AutoencoderKLWan:
+        del mesh  # it needs to know nothing of it
         model = AutoencoderKLWan(config.model, rngs=rngs)
         bias = model.quant_conv.bias
         bias[...] = bias[...].at[config.model.z_dim :].set(LOGVAR_START)

@@ -3,6 +3,7 @@
 import functools
 import logging
 
+import jax
 from jaxtyping import Array, Float
 
 from skyreels_jax.core.config import suggest
@@ -10,8 +11,9 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.kernels.attention.chunked import chunked
 from skyreels_jax.kernels.attention.mask import Mask
 from skyreels_jax.kernels.attention.reference import reference
+from skyreels_jax.kernels.attention.splash import splash, splash_refuses
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked}
+IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "splash": splash}
 # Logits per head and sample from which `chunked` is the choice. On two (busy) CPU cores, float32,
 # forward and backward: 16 x 144 tokens x 6 heads x 32: reference 15 ms, chunked 16 ms; 2048 tokens
 # x 12 x 128: reference 5.6 s, chunked 3.7 s (and no L x S array).
@@ -19,8 +21,32 @@ LARGE = 1024 * 1024
 
 
 @functools.cache
-def _log_once(impl: str) -> None:
-    logging.getLogger(__name__).info("attention: %s chosen by size (impl= sets it)", impl)
+def _log_once(impl: str, platform: str) -> None:
+    said = "attention: %s chosen for %s (impl= sets it)"
+    logging.getLogger(__name__).info(said, impl, platform)
+
+
+def choose(
+    q: Float[Array, "B L N K"],
+    k: Float[Array, "B S N K"],
+    *,
+    mask: Mask | None,
+    platform: str | None,
+    lse: bool,
+) -> str:
+    """Returns the name of the implementation for these shapes on `platform`, as `attention` does.
+
+    lse: whether the logarithm of the softmax's sum is needed as well.
+    """
+    platform = platform or jax.default_backend()
+    if q.shape[1] * k.shape[1] < LARGE:
+        impl = "reference"
+    elif platform == "tpu" and not lse and not splash_refuses(q, mask):
+        impl = "splash"
+    else:
+        impl = "chunked"
+    _log_once(impl, platform)
+    return impl
 
 
 def attention(
@@ -31,15 +57,17 @@ def attention(
     mask: Mask | None = None,
     scale: float | None = None,
     impl: str | None = None,
+    platform: str | None = None,
 ) -> Float[Array, "B *L N K"]:
     """Returns softmax(scale q k^T + mask) v per sample and head, in the dtype of q.
 
     Tokens may have several axes (frames, places), which count as one, in order.
-    `scale` defaults to K^-1/2. `impl` None chooses by size and says so once in the log; a name uses
-    exactly that implementation, which raises `NotImplementedError` with its reason for what it
-    cannot do. An unknown name raises `UserError`.
+    `scale` defaults to K^-1/2. `impl` None chooses by size and by the platform that it is compiled
+    for (None: jax's default) and says so once in the log; a name uses exactly that implementation,
+    which raises `NotImplementedError` with its reason for what it cannot do. An unknown name raises
+    `UserError`.
     """
-    return attention_lse(q, k, v, mask=mask, scale=scale, impl=impl)[0]
+    return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=False)[0]
 
 
 def attention_lse(
@@ -50,16 +78,33 @@ def attention_lse(
     mask: Mask | None = None,
     scale: float | None = None,
     impl: str | None = None,
+    platform: str | None = None,
 ) -> tuple[Float[Array, "B *L N K"], Float[Array, "B *L N"]]:
     """Returns what `attention` does, and the logarithm of the softmax's sum, float32: with it what
     several sets of keys give can be merged.
     """
+    out = _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
+    if out[1] is None:
+        raise NotImplementedError(f"{impl} attention does not give the softmax's sum")
+    return out
+
+
+def _attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Mask | None,
+    scale: float | None,
+    impl: str | None,
+    platform: str | None,
+    lse: bool,
+) -> tuple[Array, Array | None]:
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     shape, (q, k, v) = q.shape, (x.reshape(len(x), -1, *x.shape[-2:]) for x in (q, k, v))
     if impl is None:
-        impl = "chunked" if q.shape[1] * k.shape[1] >= LARGE else "reference"
-        _log_once(impl)
+        impl = choose(q, k, mask=mask, platform=platform, lse=lse)
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention impl {impl!r} is not known{suggest(impl, IMPLEMENTATIONS)}")
-    out, lse = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
-    return out.reshape(shape), lse.reshape(shape[:-1])
+    out, total = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
+    return out.reshape(shape), None if total is None else total.reshape(shape[:-1])

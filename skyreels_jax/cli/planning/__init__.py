@@ -1,0 +1,1 @@
+"""What a program would need on devices that are not there: memory, communication, time."""

@@ -1,0 +1,112 @@
+"""How long a step would take: operations by formula, exchanges over links, and what is assumed."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from skyreels_jax.cli.planning.chips import Chip
+from skyreels_jax.cli.planning.collectives import Collective
+from skyreels_jax.data.buckets import Bucket
+from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.models.dit.flops import attention_flops, forward_flops
+
+# Shares of a device's peak. Matrix products of this size reach it by experience; attention is what
+# the final schedule of jax's splash kernel fills of the matrix unit (docs/scaling.md).
+PRODUCTS = 0.85
+ATTENTION = {"TPU v5 lite": 0.60, "TPU v5": 0.60, "TPU v6 lite": 0.52, "TPU7x": 0.52}
+# Products of attention's backward pass by those of its forward: 7 to 2 in two kernels, of which 4
+# are needed.
+BACKWARD = 3.5
+PASSES = 24  # times that a block's forward pass reads or writes all tokens in bfloat16
+OVERLAPPED = ("all-gather", "reduce-scatter", "all-reduce")  # of weights: behind products
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds a step, by what takes them; `needed`: operations that the model needs a step, of all
+    devices together (what is computed again does not count).
+    """
+
+    products: float
+    attention: float
+    memory: float
+    exposed: float
+    hidden: float
+    needed: float
+    seconds: float
+    mfu: float
+    assumptions: tuple[str, ...]
+
+
+def estimate(
+    config: DiTConfig,
+    bucket: Bucket,
+    exchanges: Sequence[Collective],
+    *,
+    chip: Chip,
+    devices: int,
+    clips: int,
+    text: int,
+    remat: str = "none",
+    train: bool,
+) -> Estimate:
+    """Returns how long one step on `clips` clips would take.
+
+    train: forward and backward; else forward alone.
+    """
+    grid = (bucket.latents[0], *(side // 2 for side in bucket.latents[1:]))
+    forward = clips * forward_flops(config, grid, text=text)
+    attention = clips * config.num_layers * attention_flops(config, grid, text=text)
+    again = remat != "none"
+    factor = 3 + again if train else 1
+    redone = again and remat != "attention"
+    attended = 1 + redone + BACKWARD if train else 1
+    speed = chip.flops * devices
+    products = factor * (forward - attention) / (speed * PRODUCTS)
+    attending = attended * attention / (speed * ATTENTION[chip.kind])
+    bytes_ = clips * bucket.tokens * config.width * 2 * PASSES * config.num_layers * factor
+    memory = bytes_ / (chip.bandwidth * devices)
+    compute = products + attending + memory
+    times = {False: 0.0, True: 0.0}
+    for one in exchanges:
+        times[one.kind in OVERLAPPED] += one.seconds(chip.link)
+    exposed = times[False] + max(times[True] - compute, 0.0)
+    seconds = compute + exposed
+    needed = (3 if train else 1) * forward
+    return Estimate(
+        products=products,
+        attention=attending,
+        memory=memory,
+        exposed=exposed,
+        hidden=min(times[True], compute),
+        needed=needed,
+        seconds=seconds,
+        mfu=needed / (seconds * speed),
+        assumptions=(
+            f"products reach {PRODUCTS:.0%} of {chip.flops / 1e12:.0f} TFLOP/s",
+            f"attention fills {ATTENTION[chip.kind]:.0%} of the matrix unit"
+            + (f", its backward pass costs {BACKWARD} times the forward" if train else ""),
+            f"a block reads or writes all tokens {PASSES} times forward, at "
+            f"{chip.bandwidth / 1e12:.2f} TB/s",
+            f"every axis of the mesh is a ring of its own with {chip.link / 1e9:.0f} GB/s to both "
+            "sides",
+            "gathering and scattering weights hides behind products, nothing else does",
+        ),
+    )
+
+
+def trips(exchanges: Sequence[Collective]) -> dict[str, dict[str, float]]:
+    """Returns how many exchanges of each kind there are a step, and the bytes of all of them."""
+    found: dict[str, dict[str, float]] = {}
+    for one in exchanges:
+        row = found.setdefault(one.kind, {"count": 0, "bytes": 0})
+        row["count"] += one.count
+        row["bytes"] += one.count * one.size
+    return found
+
+
+def rounded(value: float, digits: int = 3) -> float:
+    """Returns `value` with `digits` significant digits."""
+    if not value or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))

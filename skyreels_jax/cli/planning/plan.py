@@ -1,0 +1,166 @@
+"""A plan: one program of a run on a topology, whether it fits, and what it would take."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from skyreels_jax.cli.planning import programs
+from skyreels_jax.cli.planning.chips import GIB, Chip
+from skyreels_jax.cli.planning.collectives import collectives
+from skyreels_jax.cli.planning.estimate import Estimate, estimate, rounded, trips
+from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import count_parameters
+from skyreels_jax.data.buckets import Bucket, buckets
+from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
+from skyreels_jax.parallel.placement import Placement
+from skyreels_jax.training.config import TrainConfig
+
+FULL = re.compile(r"Used ([\d.]+)G of ([\d.]+)G hbm")
+ADVICE = (
+    "what would help: remat 'block' or 'offload', more devices in fsdp or context, fewer clips a "
+    "step, a smaller resolution"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Bytes are of one device. Without `estimated` the program did not fit, and `peak` is what it
+    would have used.
+    """
+
+    mesh: MeshConfig
+    bucket: Bucket
+    clips: int
+    remat: str
+    devices: int
+    parameters: int
+    state: dict[str, int]
+    peak: float
+    limit: float
+    temporary: float | None = None
+    exchanged: dict[str, dict[str, float]] | None = None
+    estimated: Estimate | None = None
+    compile_seconds: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        return self.estimated is not None and self.peak <= self.limit
+
+    def values(self) -> dict[str, Any]:
+        """Returns everything, json-ready."""
+        told = dataclasses.asdict(self)
+        return told | {"bucket": str(self.bucket), "fits": self.fits}
+
+    def text(self, topology: str) -> str:
+        """Returns it for people."""
+        tokens = f"{self.bucket.tokens:,} tokens"
+        lines = [
+            f"{topology}: {self.devices} devices as {self.mesh} ({self.mesh.attention})",
+            f"{self.clips} clips of {self.bucket} ({tokens} each), remat {self.remat}",
+            f"{self.parameters / 1e9:.2f} billion parameters",
+            "",
+            *(f"{name:<16}{size / GIB:8.2f} GiB a device" for name, size in self.state.items()),
+        ]
+        if self.temporary is not None:
+            lines.append(f"{'temporary':<16}{self.temporary / GIB:8.2f} GiB")
+        lines.append(f"{'peak':<16}{self.peak / GIB:8.2f} of {self.limit / GIB:.0f} GiB")
+        if not self.fits:
+            over = (self.peak - self.limit) / GIB
+            return "\n".join([*lines, "", f"does not fit, by {over:.1f} GiB; {ADVICE}"])
+        lines.append("")
+        for kind, row in self.exchanged.items():
+            lines.append(f"{kind:<20}{row['count']:>8,} times{row['bytes'] / GIB:>10.2f} GiB")
+        made = self.estimated
+        parts = ("products", "attention", "memory", "exposed", "hidden")
+        lines += ["", *(f"{name:<16}{getattr(made, name):10.3g} s" for name in parts)]
+        lines.append(f"{'a step':<16}{made.seconds:10.3g} s, an MFU of {made.mfu:.1%}")
+        lines += ["", "assumed:", *(f"  {line}" for line in made.assumptions)]
+        lines.append(f"compiled in {self.compile_seconds:.0f} s")
+        return "\n".join(lines)
+
+
+def check(config: TrainConfig, stage: int) -> None:
+    """Raises `UserError` for configs and stages that cannot be planned."""
+    if config.kind != "text_to_video" or config.model.text_encoder is not None:
+        raise UserError(
+            "plan: legal are configs of kind text_to_video without model.text_encoder, which read "
+            "data.features (configs/1.3b, configs/14b)"
+        )
+    if not -len(config.stages) <= stage < len(config.stages):
+        raise UserError(f"--stage {stage}: the config has stages 0 to {len(config.stages) - 1}")
+    if config.mesh is None:
+        raise UserError("plan: the config has no mesh; --set mesh.fsdp=-1 divides weights alone")
+
+
+def plan(
+    recipe: Recipe,
+    config: TrainConfig,
+    chip: Chip,
+    devices: Sequence[jax.Device],
+    *,
+    step: str,
+    stage: int,
+) -> Plan:
+    """Compiles a stage's `step` ("train" or "sample") on its largest clips for `devices`.
+
+    Raises `UserError` where the mesh does not fit devices, heads, clips, tokens or weights.
+    """
+    mesh = config.mesh.sized(len(devices))
+    placement = Placement(mesh=make_mesh(mesh, devices), rules=recipe.rules(config))
+    said = config.stages[stage]
+    bucket = buckets(said.resolution, said.frames)[-1]
+    train = step == "train"
+    clips = said.batch if train else placement.devices("data", "fsdp") // 2 or 1
+    make = programs.train_program if train else programs.sample_program
+    weights = programs.abstract_params(recipe, config, placement)
+    state = {"parameters": share(weights, 4 if train else 2)}
+    if train:
+        state["optimizer, EMA"] = share(weights, 4) * (2 + bool(config.ema_decay))
+    about = {
+        "mesh": mesh,
+        "bucket": bucket,
+        "clips": clips,
+        "remat": config.remat if train else "none",
+        "devices": len(devices),
+        "parameters": count_parameters(weights),
+        "state": state,
+        "limit": chip.memory,
+    }
+    try:
+        program = make(recipe, config, placement, bucket, clips=clips)
+    except jax.errors.JaxRuntimeError as error:
+        if (full := FULL.search(str(error))) is None:
+            raise
+        used, limit = (float(value) * GIB for value in full.groups())
+        return Plan(**{**about, "peak": used, "limit": limit})
+    exchanges = collectives(program.compiled.as_text())
+    memory = program.memory
+    return Plan(
+        **about,
+        peak=memory["peak"],
+        temporary=memory["temporary"],
+        exchanged=trips(exchanges),
+        estimated=estimate(
+            config.model.transformer,
+            bucket,
+            exchanges,
+            chip=chip,
+            devices=len(devices),
+            clips=clips if train else 2 * clips,
+            text=programs.TEXT,
+            remat=config.remat,
+            train=train,
+        ),
+        compile_seconds=rounded(program.seconds),
+    )
+
+
+def share(params: Any, size: int) -> int:
+    """Returns the bytes of a device's part of `params` (placed), `size` bytes a value."""
+    parts = (leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(params))
+    return sum(size * math.prod(part) for part in parts)

@@ -1,0 +1,124 @@
+"""The programs of a run over abstract arrays: nothing is computed, nothing is in memory."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from skyreels_jax.cli.recipes import run
+from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.core.types import Batch, Params
+from skyreels_jax.data.buckets import Bucket
+from skyreels_jax.parallel.mesh import BATCH
+from skyreels_jax.parallel.placement import Placement
+from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.state import init_state
+
+TEXT = 512  # tokens of every text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """A compiled program; seconds: how long that took."""
+
+    compiled: Any
+    seconds: float
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes a device: of what goes in and stays, of what comes and goes, and of both."""
+        told = self.compiled.memory_analysis()
+        held = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+        temporary = told.temp_size_in_bytes
+        return {"held": held, "temporary": temporary, "peak": held + temporary}
+
+
+def train_program(
+    recipe: Recipe, config: TrainConfig, placement: Placement, bucket: Bucket, *, clips: int
+) -> Program:
+    """Compiles one training step on `clips` clips of `bucket`.
+
+    Raises `UserError` for meshes that do not divide heads, clips, tokens or weights.
+    """
+    graphdef, params, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
+    params = _placed(params, placement.params(params))
+    step, tx = run.make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
+    state = jax.eval_shape(lambda p: init_state(p, tx, ema=bool(config.ema_decay)), params)
+    state = _placed(state, placement.alike(state, params))
+    batch = abstract_batch(config, placement, bucket, clips=clips)
+    rest = _placed(rest, jax.tree.map(lambda _: placement.whole, rest))
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, placement.whole))
+    return _compile(jitted, (state, batch, rest), placement)
+
+
+def abstract_params(recipe: Recipe, config: TrainConfig, placement: Placement) -> Params:
+    """Returns the shapes of the parameters, placed."""
+    params = run.abstract_params(recipe, config)
+    return _placed(params, placement.params(params))
+
+
+def abstract_batch(
+    config: TrainConfig, placement: Placement, bucket: Bucket, *, clips: int
+) -> Batch:
+    """Returns the shapes of a batch of features, placed as training places it."""
+    over = NamedSharding(placement.mesh, PartitionSpec(BATCH))
+    transformer = config.model.transformer
+
+    def rows(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((clips, *shape), dtype, sharding=over)
+
+    cond = {
+        "context": rows(jnp.bfloat16, TEXT, transformer.text_dim),
+        "context_weight": rows(jnp.float32, TEXT),
+    }
+    if transformer.inject_sample_info:
+        cond["fps"] = rows(jnp.int32)
+    return {
+        "latents": rows(jnp.float32, *bucket.latents, transformer.in_channels),
+        "start": rows(jnp.int32),
+        "given": rows(jnp.int32),
+        "cond": cond,
+        "null_cond": dict(cond),
+    }
+
+
+def sample_program(
+    recipe: Recipe, config: TrainConfig, placement: Placement, bucket: Bucket, *, clips: int
+) -> Program:
+    """Compiles one evaluation of the velocity of `clips` clips, with and without their texts (so of
+    twice as many), in bfloat16: what sampling does in every step.
+    """
+    graphdef, params, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
+    params = _placed(params, placement.params(params))
+    batch = abstract_batch(config, placement, bucket, clips=2 * clips)
+    placement.rows(2 * clips)
+    time_ = jax.ShapeDtypeStruct((2 * clips, 1), jnp.float32, sharding=placement.whole)
+
+    def velocity(params, rest, latents, time, cond):
+        return nnx.merge(graphdef, params, rest)(latents, time, **cond)
+
+    arguments = (params, rest, batch["latents"], time_, batch["cond"])
+    return _compile(jax.jit(velocity), arguments, placement)
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        tree,
+        shardings,
+    )
+
+
+def _compile(jitted: Any, arguments: tuple, placement: Placement) -> Program:
+    """Compiles for the devices of the placement; `UserError` where their memory is too small."""
+    begun = time.perf_counter()
+    with jax.set_mesh(placement.mesh):
+        lowered = jitted.lower(*arguments)
+        compiled = lowered.compile()
+    return Program(compiled=compiled, seconds=time.perf_counter() - begun)
