@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Cloud TPU VMs over gcloud: creates the slice, installs this repository on all of its hosts, trains.
-#   NAME=film ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh --config configs/14b/sft_720p.py
+#   NAME=film ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh --config configs/film/sft_720p.py:14b
 # Checkpoints have to lie where all hosts can write: --out gs://BUCKET/RUN. Given again, the same
 # command goes on from the last of them, on a new slice if the old one was preempted.
 set -euo pipefail

@@ -2,12 +2,12 @@
 memory a device, what goes between devices, and how long it would take.
 
 The real TPU compiler does it, on this machine's CPU; nothing is computed. The config is one of
-`train`'s that reads features (configs/1.3b, configs/14b).
+`train`'s that reads features (configs/film).
 
 examples:
-  skyreels-jax plan --config configs/14b/pretrain_540p.py --topology v5p:4x4x8
-  skyreels-jax plan --config configs/14b/sft_720p.py --topology tpu7x:4x4x4 --set mesh.context=8
-  skyreels-jax plan --config configs/1.3b/pretrain_540p.py --topology v6e:8x8 --step sample --json
+  skyreels-jax plan --config configs/film/pretrain_540p.py:14b --topology v5p:4x4x8
+  skyreels-jax plan --config configs/film/sft_720p.py:14b --topology tpu7x:4x4x4 --set mesh.context=8
+  skyreels-jax plan --config configs/film/pretrain_540p.py:1.3b --topology v6e:8x8 --step sample --json
 """
 
 import argparse

@@ -94,13 +94,16 @@ def resolved(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, 
 
 
 def read_config(path: str) -> Mapping[str, Any]:
-    """Returns what `get_config()` of the Python file `path` gives, as plain nested containers.
+    """Returns what `get_config()` of the Python file `path` gives, as plain nested containers; of
+    FILE:CHOICE (ml_collections' way of writing it) what `get_config(CHOICE)` gives.
 
-    Raises `UserError` when there is no such file, it is not Python, or it has no get_config.
+    Raises `UserError` when there is no such file, it is not Python, it has no get_config, or none
+    that takes that choice.
     """
     import ml_collections
 
-    file = pathlib.Path(path)
+    name, _, choice = path.partition(".py:")
+    file = pathlib.Path(f"{name}.py" if choice else path)
     if not file.is_file():
         near = [str(p) for p in pathlib.Path("configs").rglob("*.py")]
         raise UserError(f"no config file {path}{suggest(path, near) if near else ''}")
@@ -112,7 +115,10 @@ def read_config(path: str) -> Mapping[str, Any]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
-    config = module.get_config() if hasattr(module, "get_config") else None
+    if choice and choice not in (legal := getattr(module, "SIZES", ())):
+        raise UserError(f"{file} does not come as {choice!r}{suggest(choice, legal)}")
+    given = (choice,) if choice else ()
+    config = module.get_config(*given) if hasattr(module, "get_config") else None
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path} has no get_config() that returns an ml_collections.ConfigDict")
     return config.to_dict()

@@ -89,7 +89,7 @@ def check(config: TrainConfig, stage: int) -> None:
     if config.kind != "text_to_video" or config.model.text_encoder is not None:
         raise UserError(
             "plan: legal are configs of kind text_to_video without model.text_encoder, which read "
-            "data.features (configs/1.3b, configs/14b)"
+            "data.features (configs/film)"
         )
     if not -len(config.stages) <= stage < len(config.stages):
         raise UserError(f"--stage {stage}: the config has stages 0 to {len(config.stages) - 1}")

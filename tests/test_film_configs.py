@@ -1,0 +1,62 @@
+"""The configs of the full-size stages: all resolve, each goes on from the one before."""
+
+import pathlib
+
+import jax
+import pytest
+
+from skyreels_jax.cli.recipes import run
+from skyreels_jax.cli.train import read_config, resolved
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.models.dit.config import CONFIGS
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "film"
+CHAIN = (
+    "pretrain_256p",
+    "pretrain_256p_settled",
+    "pretrain_360p",
+    "pretrain_540p",
+    "sft_540p",
+    "diffusion_forcing_540p",
+    "sft_720p",
+)
+RELEASED = {"1.3b": "SkyReels-V2-T2V-1.3B-540P", "14b": "SkyReels-V2-DF-14B-720P"}
+
+
+def config_of(name: str, size: str):
+    return resolved(read_config(f"{FOLDER / name}.py:{size}"), ())
+
+
+def test_every_file_is_in_the_chain():
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(CHAIN)
+
+
+@pytest.mark.parametrize("size", RELEASED)
+def test_each_stage_starts_from_the_one_before(size):
+    before = ""
+    for name in CHAIN:
+        config = config_of(name, size)[1]
+        assert config.start == before
+        before = config.out
+        assert name in config.out and size in config.out
+
+
+def test_learning_rates_and_decays_of_the_paper():
+    found = {name: config_of(name, "14b")[1].optimizer for name in CHAIN}
+    rates = [found[name].adam_learning_rate for name in CHAIN[:4]]
+    assert rates == [1e-4, 5e-5, 2e-5, 2e-5]
+    assert [found[name].weight_decay for name in CHAIN[:2]] == [0.0, 1e-4]
+    assert {one.name for one in found.values()} == {"adam"}
+
+
+@pytest.mark.parametrize("size", RELEASED)
+def test_the_last_stage_is_a_released_model(size):
+    recipe, config = config_of("sft_720p", size)
+    assert config.model.transformer == CONFIGS[RELEASED[size]]
+    params = run.abstract_params(recipe, config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jax.numpy.dtype("float32")}
+
+
+def test_unknown_sizes():
+    with pytest.raises(UserError, match="legal: 1.3b, 14b|did you mean"):
+        read_config(f"{FOLDER / 'sft_720p'}.py:5b")
