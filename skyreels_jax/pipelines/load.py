@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
+    from skyreels_jax.parallel.mesh import MeshConfig
     from skyreels_jax.pipelines.model import VideoModel
     from skyreels_jax.pipelines.source import ModelSource
 
@@ -17,7 +18,13 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SMALL_FILES = ["*.json", "*/tokenizer*", "*.model", "google/*"]
 
 
-def load(model_id: str, *, dtype: str | None = None, lora: Any = ()) -> "VideoModel":
+def load(
+    model_id: str,
+    *,
+    dtype: str | None = None,
+    lora: Any = (),
+    mesh: "MeshConfig | None" = None,
+) -> "VideoModel":
     """Returns the model, ready to generate.
 
     model_id: "tiny", a folder (diffusers, official SkyReels-V2, or of a training run here), or the
@@ -25,9 +32,10 @@ def load(model_id: str, *, dtype: str | None = None, lora: Any = ()) -> "VideoMo
     dtype: of transformer and text encoder; by default float32 on CPU and bfloat16 elsewhere.
     lora: adapters, one or several, of all films that do not name others: "PATH", "PATH:SCALE" or
     (path, scale), of files in diffusers, peft, official or musubi-tuner naming.
+    mesh: how several devices share each film (`parallel.mesh`); None: the first makes it alone.
     Raises `UserError` if there is no such model, or its files are damaged or of another model.
     """
-    return find(model_id).load(dtype=dtype, lora=lora)
+    return find(model_id).load(dtype=dtype, lora=lora, mesh=mesh)
 
 
 def find(model_id: str) -> "ModelSource":

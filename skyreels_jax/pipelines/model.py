@@ -18,8 +18,10 @@ import skyreels_jax
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.causal import CachedBlocks
+from skyreels_jax.pipelines.divided import check_mesh
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.film_stream import FilmStream, carried_on
 from skyreels_jax.pipelines.image_to_video import image_conditions
@@ -49,6 +51,7 @@ class VideoModel:
     model, vae, image_encoder: (graphdef, params) of `TextToVideo`, of the VAE, and of the CLIP
     encoder of an image-to-video model.
     lora: the adapters of films that do not name others.
+    mesh: how devices share the work (`divided`); None: one does it all.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class VideoModel:
         vae: tuple[Any, Params],
         image_encoder: tuple[Any, Params] | None = None,
         lora: tuple[Lora, ...] = (),
+        mesh: MeshConfig | None = None,
     ):
         self.source = source
+        self._mesh = mesh
         self.dtype = dtype
         self.lora = lora
         self._graphdef = model[0]
@@ -250,6 +255,7 @@ class VideoModel:
         )
         if latents is not None:
             latents = check_latents(latents, (count, *shape))
+        check_mesh(self._mesh, self.source, request)
         params = self._params_in(request)
         prompts = [clean_prompt(text) for text in request.prompts]
         negative = clean_prompt(request.negative_prompt)
@@ -292,6 +298,7 @@ class VideoModel:
         progress: Callable[[int], Any] | None,
     ) -> Films:
         """Returns what makes the windows of a story."""
+        check_mesh(self._mesh, self.source, request)
         params, negative = self._params_in(request), clean_prompt(request.negative_prompt)
         texts = [*map(clean_prompt, story.prompts), negative]
         contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)

@@ -23,9 +23,7 @@ class Recipe(Protocol):
         """
         ...
 
-    def make(
-        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
-    ) -> nnx.Module:
+    def make(self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None) -> nnx.Module:
         """Returns the model with its first parameters, for the devices of `mesh`."""
         ...
 

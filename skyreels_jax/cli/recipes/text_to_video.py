@@ -75,9 +75,7 @@ class TextToVideoRecipe:
             objective=from_dict(OBJECTIVES[name], config.objective),
         )
 
-    def make(
-        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
-    ) -> TextToVideo:
+    def make(self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None) -> TextToVideo:
         attend = attention
         if mesh is not None:
             own = {"platform": mesh.devices.flat[0].platform}
