@@ -35,6 +35,43 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What is different for some parameters.
+
+    paths: a regular expression; the policy is of the parameters whose whole path it matches.
+    learning_rate: times that of the others.  weight_decay: in place of the optimizer's (None: that
+    one).
+    adam: Adam trains them, matrices too.  frozen: nothing does, and no gradient is computed.
+    """
+
+    paths: str
+    learning_rate: float = 1.0
+    weight_decay: float | None = None
+    adam: bool = False
+    frozen: bool = False
+
+    def __post_init__(self):
+        try:
+            re.compile(self.paths)
+        except re.error as error:
+            raise UserError(
+                f"optimizer.policies: {self.paths!r} is no regular expression ({error})"
+            ) from None
+        if not 0 <= self.learning_rate < math.inf or not 0 <= (self.weight_decay or 0) < math.inf:
+            raise UserError(
+                f"optimizer.policies: {self.paths!r}: learning_rate and weight_decay are finite "
+                "and 0 or more"
+            )
+        changed = (self.learning_rate, self.weight_decay, self.adam) != (1.0, None, False)
+        if self.frozen and changed:
+            raise UserError(f"optimizer.policies: {self.paths!r} is frozen; leave out all else")
+
+    def matches(self, path: str) -> bool:
+        """Returns whether the policy is of the parameter at `path`."""
+        return re.fullmatch(self.paths, path) is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
 
@@ -44,8 +81,9 @@ class OptimizerConfig:
     muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
     muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a
     table of five of which fewer iterations take the last.
-    adam_paths: regular expressions of parameter paths that Adam trains although they are matrices.
-    frozen: regular expressions of parameter paths that are not trained at all.
+    weight_decay: a step takes learning rate x weight_decay x parameter away, where Muon trains, or
+    Adam trains all; elsewhere only a policy does.
+    policies: exceptions by path; the first that matches a parameter counts.
     clip_norm: gradients are scaled down to this global norm; 0 leaves them.
     """
 
@@ -64,8 +102,7 @@ class OptimizerConfig:
     muon_iterations: int = 5
     adam_b1: float = 0.9
     adam_b2: float = 0.99
-    adam_paths: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
+    policies: tuple[PolicyConfig, ...] = ()
 
     def __post_init__(self):
         rates = ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm", "warmup_steps")
@@ -77,6 +114,11 @@ class OptimizerConfig:
             )
         if not 1 <= self.muon_iterations <= 5:
             raise UserError(f"muon_iterations is 1 to 5, got {self.muon_iterations}")
+
+    def policy(self, path: str) -> PolicyConfig:
+        """Returns the policy of the parameter at `path`; without one: one that changes nothing."""
+        plain = PolicyConfig(paths=".*")
+        return next((policy for policy in self.policies if policy.matches(path)), plain)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

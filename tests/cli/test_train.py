@@ -60,7 +60,7 @@ def get_config():
         "stages": ({"steps": 3, "batch": 4},),
         "optimizer": {
             "name": "adam", "adam_learning_rate": 1e-2, "warmup_steps": 1,
-            "frozen": ("text_encoder/embedding",),
+            "policies": ({"paths": "text_encoder/embedding", "frozen": True},),
         },
         "ema_decay": 0.9,
         "accumulate": 2,
@@ -183,7 +183,8 @@ def test_a_finished_run_trains_no_further_and_exports_again(runs, capfd):
 
 def test_a_run_starts_from_another_and_leaves_frozen_weights_alone(runs, capfd):
     out = runs / "decoder"
-    changes = {"start": runs / "vae", "out": out, "optimizer.frozen": "('encoder/.*', 'quant_.*')"}
+    policies = [{"paths": paths, "frozen": True} for paths in ("encoder/.*", "quant_.*")]
+    changes = {"start": runs / "vae", "out": out, "optimizer.policies": policies}
     args = ["train", "--config", str(runs / "vae.py")]
     for path, value in changes.items():
         args += ["--set", f"{path}={value}"]
@@ -282,7 +283,7 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "data.turns=1.5"], "data.turns is a share of the clips"),
         (["--set", "data.pairs=runs/pairs"], "text_to_video reads data.folder, split, clips"),
         (["--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 9}]"], "wants 9 of 5 frames"),
-        (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
+        (["--set", "optimizer.policies=[{'paths': 'x'}]"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
         (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),
         (["--otu", "x"], "did you mean '--out'?"),

@@ -18,7 +18,13 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.selection import Balance
 from skyreels_jax.objectives.base import LossOutput
 from skyreels_jax.training import resume
-from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
+from skyreels_jax.training.config import (
+    DataConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    StageConfig,
+    TrainConfig,
+)
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.metrics import MetricsLog, last_means
 from skyreels_jax.training.optimizer import make_optimizer
@@ -199,6 +205,19 @@ def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
     assert resume.changes(saved, config(12), 5) == []
     with pytest.raises(UserError, match="data.fps: 0 -> 16"):
         resume.changes(saved, config(12, data=DataConfig(fps=16)), 5)
+
+
+def test_a_run_from_before_there_were_policies_goes_on():
+    saved = to_dict(config(12))
+    for name in ("max_skipped", "mesh", "remat"):
+        del saved[name]
+    del saved["optimizer"]["policies"]
+    saved["optimizer"] |= {"frozen": ["a/.*"], "adam_paths": ["b", "c"]}
+    rows = ({"paths": "a/.*", "frozen": True}, {"paths": "b", "adam": True})
+    rows = tuple(PolicyConfig(**row) for row in (*rows, {"paths": "c", "adam": True}))
+    now = dataclasses.replace(config(12).optimizer, policies=rows)
+    assert resume.changes(saved, dataclasses.replace(config(12), optimizer=now), 5) == []
+    assert resume.changes(saved, config(12, max_skipped=3), 5)[0] == "max_skipped: 20 -> 3"
 
 
 def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):

@@ -12,7 +12,7 @@ from flax import nnx
 from skyreels_jax.core.rng import stream
 from skyreels_jax.objectives.base import LossOutput
 from skyreels_jax.training import ema
-from skyreels_jax.training.config import OptimizerConfig
+from skyreels_jax.training.config import OptimizerConfig, PolicyConfig
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
@@ -93,7 +93,8 @@ def test_non_finite_gradients_skip_the_step_and_are_counted():
 
 
 def test_frozen_parameters_stay_and_the_others_move():
-    config = OptimizerConfig(frozen=("layers/0/.*",), weight_decay=0.1, warmup_steps=0)
+    frozen = PolicyConfig(paths="layers/0/.*", frozen=True)
+    config = OptimizerConfig(policies=(frozen,), weight_decay=0.1, warmup_steps=0)
     step, state = build(lambda p: make_optimizer(config, p, 10), trained=is_trained(config))
     before = jax.device_get(state.params)
     for _ in range(2):

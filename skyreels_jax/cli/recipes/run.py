@@ -63,7 +63,7 @@ def train(
         compute_dtype=None
         if config.compute_dtype == "float32"
         else jnp.dtype(config.compute_dtype),
-        trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
+        trained=is_trained(config.optimizer),
     )
     start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
     frozen = jax.device_put(params) if reference else None
