@@ -239,6 +239,7 @@ class TrainConfig:
     "none" leaves out anything; least memory: "block", "offload" (`nn.stack`).
     ema_decay: of the averaged parameters (0: none are kept).
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
+    writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     mesh: how the work is divided among devices; None: one device does it all.
@@ -259,6 +260,7 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "block", "attention", "dots", "offload"] = "none"
     ema_decay: float = 0.0
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     log_every: int = 25
     save_every: int = 500
     max_skipped: int = 20

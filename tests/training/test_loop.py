@@ -70,7 +70,7 @@ def config(steps, **options):
         stages=stages,
         optimizer=optimizer,
         ema_decay=0.9,
-        **{"data": DataConfig(), "log_every": 3, "save_every": 100, **options},
+        **{"data": DataConfig(), "writers": (), "log_every": 3, "save_every": 100, **options},
     )
 
 
@@ -157,13 +157,39 @@ def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows]
     assert steps == sorted(set(steps)) and steps[-1] == 12
-    assert {"loss", "grad_norm", "skipped", "order", "clips_per_second"} <= set(rows[0])
+    columns = {"loss", "grad_norm", "skipped", "order", "clips_per_second", "ms_per_step"}
+    assert columns | {"data_wait", "host_gb"} <= set(rows[0])
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows if row["data_wait"])
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest() == 12
         state, data = checkpoints.restore(12, result.state)
         assert data["stage"] == 1
         assert checkpoints.config(12)["optimizer"]["learning_rate"] == 0.01
     assert_same(state, result.state)
+
+
+def test_a_checkpoint_ends_a_window_so_that_a_kill_behind_it_loses_no_row(tmp_path, monkeypatch):
+    """Steps 1 to 5 are in rows, whatever comes after their checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    calls, original = [], Checkpoints.save
+
+    def save(self, step, *args, **options):
+        original(self, step, *args, **options)
+        calls.append(step)
+        if len(calls) == 1:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    settings = config(12, save_every=5)
+    with pytest.raises(Killed):
+        run(tmp_path, settings)
+    run(tmp_path, settings)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 5, 6, 9, 10, 12]
+    assert calls == [5, 10, 12]
 
 
 def test_a_finished_run_does_nothing(tmp_path):
@@ -256,10 +282,10 @@ def test_rows_of_lost_steps_are_dropped_and_new_columns_join(tmp_path):
     path = tmp_path / "metrics.csv"
     log = MetricsLog(path, step=0)
     for step in (1, 2, 3):
-        log.add({"step": step, "loss": 1.0 / step})
+        log.write(step, {"loss": 1.0 / step})
     log = MetricsLog(path, step=2)
-    log.add({"step": 3, "loss": 0.25, "extra": 7})
-    log.add({"step": 4, "loss": 0.125})
+    log.write(3, {"loss": 0.25, "extra": 7})
+    log.write(4, {"loss": 0.125})
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
@@ -275,7 +301,7 @@ def test_last_means_weigh_rows_by_their_steps(tmp_path):
     ):
         log = MetricsLog(path, step=0)
         for step, value in rows:
-            log.add({"step": step, "drift": value})
+            log.write(step, {"drift": value})
     assert last_means(whole, 4) == last_means(cut, 4) == (6, {"drift": 3.0})
     assert last_means(whole, 3) == (6, {"drift": (2.0 + 2 * 4.0) / 3})
     assert last_means(whole, 100) == (6, {"drift": 7 / 3})

@@ -25,6 +25,7 @@ from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
+from skyreels_jax.training.writers import check_writers
 
 
 def train(
@@ -42,6 +43,7 @@ def train(
     begins with new ones.
     until: what ends it before its last step.
     """
+    check_writers(config.writers)
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
@@ -68,7 +70,7 @@ def train(
     start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
-    options["placement"] = placement
+    options |= {"placement": placement, "flops": recipe.flops(config, params)}
     return fit(step, start, rest=rest, config=config, **options).finished
 
 
