@@ -240,6 +240,9 @@ class TrainConfig:
     ema_decay: of the averaged parameters (0: none are kept).
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
     writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
+    sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
+    weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video,
+    whole models on one device.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     mesh: how the work is divided among devices; None: one device does it all.
@@ -261,6 +264,7 @@ class TrainConfig:
     remat: Literal["none", "block", "attention", "dots", "offload"] = "none"
     ema_decay: float = 0.0
     writers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    sample_every: int = 0
     log_every: int = 25
     save_every: int = 500
     max_skipped: int = 20
@@ -281,6 +285,12 @@ class TrainConfig:
                 )
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
+        whole = self.kind == "text_to_video" and self.lora is None and self.mesh is None
+        if self.sample_every < 0 or (self.sample_every and not whole):
+            raise UserError(
+                f"sample_every: legal are 0 (never) and, of text_to_video without lora and mesh, a "
+                f"number of steps, got {self.sample_every}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 

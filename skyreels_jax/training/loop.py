@@ -12,6 +12,7 @@ import jax
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.types import Params
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
@@ -20,7 +21,7 @@ from skyreels_jax.training.plateau import Plateau, Watch
 from skyreels_jax.training.reporter import Reporter
 from skyreels_jax.training.state import TrainState
 from skyreels_jax.training.step import TrainStep
-from skyreels_jax.training.writers import open_writers
+from skyreels_jax.training.writers import Image, open_writers
 
 # (stage, its index, which part of every batch, as in `Placement.rows`) -> iterator with get_state
 # and set_state.
@@ -49,6 +50,7 @@ def fit(
     until: Plateau | None = None,
     placement: Placement | None = None,
     flops: Flops | None = None,
+    sample: Callable[[Params], Image] | None = None,
 ) -> FitResult:
     """Trains `state` to the last step of `config.stages`, or until a metric has stopped rising.
 
@@ -64,6 +66,8 @@ def fit(
     rest, frozen: of every step, as in `make_train_step`.
     placement: of `state`; None: it is on one device.
     flops: operations of a step on a batch.
+    sample: makes a picture of the averaged parameters, if there are any, or else of the others,
+    every `config.sample_every` steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jitted = _compiled(train_step, state, placement)
@@ -102,6 +106,10 @@ def fit(
                 if not first:
                     meter.add(batch, size)
                 watch.add(metrics)
+                if sample is not None and step % config.sample_every == 0:
+                    with meter.paused(state):
+                        averaged = state.params if state.ema is None else state.ema
+                        reporter.image(step, "samples", sample(averaged))
                 if step % config.save_every == 0:
                     save()
             save()

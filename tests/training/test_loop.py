@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import os
 import signal
+import time
 
 import grain
+import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,18 +65,24 @@ def config(steps, **options):
     stages = (StageConfig(steps=7, batch=4), StageConfig(steps=max(steps - 7, 0), batch=2))
     optimizer = OptimizerConfig(warmup_steps=2, adam_learning_rate=0.01, learning_rate=0.01)
     return TrainConfig(
-        kind="vae",
         out="unused",
         model=None,
         objective=None,
         stages=stages,
         optimizer=optimizer,
         ema_decay=0.9,
-        **{"data": DataConfig(), "writers": (), "log_every": 3, "save_every": 100, **options},
+        **{
+            "kind": "vae",
+            "data": DataConfig(),
+            "writers": (),
+            "log_every": 3,
+            "save_every": 100,
+            **options,
+        },
     )
 
 
-def run(folder, settings, *, seen=None, stop_after=None, until=None):
+def run(folder, settings, *, seen=None, stop_after=None, until=None, sample=None):
     """Trains the toy; `seen` collects the sample numbers of every batch."""
     net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
@@ -101,7 +109,7 @@ def run(folder, settings, *, seen=None, stop_after=None, until=None):
         return Watched(iter(data), look)
 
     state = init_state(params, tx, ema=True)
-    options = {"loader": loader, "folder": folder, "until": until}
+    options = {"loader": loader, "folder": folder, "until": until, "sample": sample}
     return fit(step, state, rest=rest, config=settings, **options)
 
 
@@ -190,6 +198,22 @@ def test_a_checkpoint_ends_a_window_so_that_a_kill_behind_it_loses_no_row(tmp_pa
     with (tmp_path / "metrics.csv").open(newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 5, 6, 9, 10, 12]
     assert calls == [5, 10, 12]
+
+
+def test_samples_are_of_the_averaged_weights_and_take_no_time_of_steps(tmp_path):
+    def sample(params):
+        time.sleep(2.0)
+        given.append(jax.device_get(params))
+        return np.full((4, 4, 3), len(given), np.uint8)
+
+    given = []
+    result = run(tmp_path, config(12, sample_every=6, kind="text_to_video"), sample=sample)
+    assert len(given) == 2
+    assert_same(given[1], result.state.ema)
+    for step, number in ((6, 1), (12, 2)):
+        assert (iio.imread(tmp_path / "samples" / f"{step:08d}.png") == number).all()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert all(float(row["ms_per_step"]) < 500 for row in csv.DictReader(file))
 
 
 def test_a_finished_run_does_nothing(tmp_path):

@@ -11,6 +11,7 @@ from flax import nnx
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.lora import adapted, check_lora, export_adapter
+from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
@@ -71,6 +72,7 @@ def train(
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
     options |= {"placement": placement, "flops": recipe.flops(config, params)}
+    options["sample"] = film_sampler(config) if config.sample_every else None
     return fit(step, start, rest=rest, config=config, **options).finished
 
 
