@@ -35,6 +35,43 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What is different for some parameters.
+
+    paths: a regular expression; the policy is of the parameters whose whole path it matches.
+    learning_rate: times that of the others.  weight_decay: in place of the optimizer's (None: that
+    one).
+    adam: Adam trains them, matrices too.  frozen: nothing does, and no gradient is computed.
+    """
+
+    paths: str
+    learning_rate: float = 1.0
+    weight_decay: float | None = None
+    adam: bool = False
+    frozen: bool = False
+
+    def __post_init__(self):
+        try:
+            re.compile(self.paths)
+        except re.error as error:
+            raise UserError(
+                f"optimizer.policies: {self.paths!r} is no regular expression ({error})"
+            ) from None
+        if not 0 <= self.learning_rate < math.inf or not 0 <= (self.weight_decay or 0) < math.inf:
+            raise UserError(
+                f"optimizer.policies: {self.paths!r}: learning_rate and weight_decay are finite "
+                "and 0 or more"
+            )
+        changed = (self.learning_rate, self.weight_decay, self.adam) != (1.0, None, False)
+        if self.frozen and changed:
+            raise UserError(f"optimizer.policies: {self.paths!r} is frozen; leave out all else")
+
+    def matches(self, path: str) -> bool:
+        """Returns whether the policy is of the parameter at `path`."""
+        return re.fullmatch(self.paths, path) is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
 
@@ -44,8 +81,9 @@ class OptimizerConfig:
     muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
     muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a
     table of five of which fewer iterations take the last.
-    adam_paths: regular expressions of parameter paths that Adam trains although they are matrices.
-    frozen: regular expressions of parameter paths that are not trained at all.
+    weight_decay: a step takes learning rate x weight_decay x parameter away, where Muon trains, or
+    Adam trains all; elsewhere only a policy does.
+    policies: exceptions by path; the first that matches a parameter counts.
     clip_norm: gradients are scaled down to this global norm; 0 leaves them.
     """
 
@@ -64,8 +102,7 @@ class OptimizerConfig:
     muon_iterations: int = 5
     adam_b1: float = 0.9
     adam_b2: float = 0.99
-    adam_paths: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
+    policies: tuple[PolicyConfig, ...] = ()
 
     def __post_init__(self):
         rates = ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm", "warmup_steps")
@@ -77,6 +114,11 @@ class OptimizerConfig:
             )
         if not 1 <= self.muon_iterations <= 5:
             raise UserError(f"muon_iterations is 1 to 5, got {self.muon_iterations}")
+
+    def policy(self, path: str) -> PolicyConfig:
+        """Returns the policy of the parameter at `path`; without one: one that changes nothing."""
+        plain = PolicyConfig(paths=".*")
+        return next((policy for policy in self.policies if policy.matches(path)), plain)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,6 +239,10 @@ class TrainConfig:
     "none" leaves out anything; least memory: "block", "offload" (`nn.stack`).
     ema_decay: of the averaged parameters (0: none are kept).
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
+    writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
+    sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
+    weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video,
+    whole models on one device.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     mesh: how the work is divided among devices; None: one device does it all.
@@ -217,6 +263,8 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "block", "attention", "dots", "offload"] = "none"
     ema_decay: float = 0.0
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    sample_every: int = 0
     log_every: int = 25
     save_every: int = 500
     max_skipped: int = 20
@@ -237,6 +285,12 @@ class TrainConfig:
                 )
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
+        whole = self.kind == "text_to_video" and self.lora is None and self.mesh is None
+        if self.sample_every < 0 or (self.sample_every and not whole):
+            raise UserError(
+                f"sample_every: legal are 0 (never) and, of text_to_video without lora and mesh, a "
+                f"number of steps, got {self.sample_every}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 

@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import os
 import signal
+import time
 
 import grain
+import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,13 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.selection import Balance
 from skyreels_jax.objectives.base import LossOutput
 from skyreels_jax.training import resume
-from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
+from skyreels_jax.training.config import (
+    DataConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    StageConfig,
+    TrainConfig,
+)
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.metrics import MetricsLog, last_means
 from skyreels_jax.training.optimizer import make_optimizer
@@ -57,18 +65,24 @@ def config(steps, **options):
     stages = (StageConfig(steps=7, batch=4), StageConfig(steps=max(steps - 7, 0), batch=2))
     optimizer = OptimizerConfig(warmup_steps=2, adam_learning_rate=0.01, learning_rate=0.01)
     return TrainConfig(
-        kind="vae",
         out="unused",
         model=None,
         objective=None,
         stages=stages,
         optimizer=optimizer,
         ema_decay=0.9,
-        **{"data": DataConfig(), "log_every": 3, "save_every": 100, **options},
+        **{
+            "kind": "vae",
+            "data": DataConfig(),
+            "writers": (),
+            "log_every": 3,
+            "save_every": 100,
+            **options,
+        },
     )
 
 
-def run(folder, settings, *, seen=None, stop_after=None, until=None):
+def run(folder, settings, *, seen=None, stop_after=None, until=None, sample=None):
     """Trains the toy; `seen` collects the sample numbers of every batch."""
     net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
@@ -95,7 +109,7 @@ def run(folder, settings, *, seen=None, stop_after=None, until=None):
         return Watched(iter(data), look)
 
     state = init_state(params, tx, ema=True)
-    options = {"loader": loader, "folder": folder, "until": until}
+    options = {"loader": loader, "folder": folder, "until": until, "sample": sample}
     return fit(step, state, rest=rest, config=settings, **options)
 
 
@@ -151,13 +165,55 @@ def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows]
     assert steps == sorted(set(steps)) and steps[-1] == 12
-    assert {"loss", "grad_norm", "skipped", "order", "clips_per_second"} <= set(rows[0])
+    columns = {"loss", "grad_norm", "skipped", "order", "clips_per_second", "ms_per_step"}
+    assert columns | {"data_wait", "host_gb"} <= set(rows[0])
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows if row["data_wait"])
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest() == 12
         state, data = checkpoints.restore(12, result.state)
         assert data["stage"] == 1
         assert checkpoints.config(12)["optimizer"]["learning_rate"] == 0.01
     assert_same(state, result.state)
+
+
+def test_a_checkpoint_ends_a_window_so_that_a_kill_behind_it_loses_no_row(tmp_path, monkeypatch):
+    """Steps 1 to 5 are in rows, whatever comes after their checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    calls, original = [], Checkpoints.save
+
+    def save(self, step, *args, **options):
+        original(self, step, *args, **options)
+        calls.append(step)
+        if len(calls) == 1:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    settings = config(12, save_every=5)
+    with pytest.raises(Killed):
+        run(tmp_path, settings)
+    run(tmp_path, settings)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 5, 6, 9, 10, 12]
+    assert calls == [5, 10, 12]
+
+
+def test_samples_are_of_the_averaged_weights_and_take_no_time_of_steps(tmp_path):
+    def sample(params):
+        time.sleep(2.0)
+        given.append(jax.device_get(params))
+        return np.full((4, 4, 3), len(given), np.uint8)
+
+    given = []
+    result = run(tmp_path, config(12, sample_every=6, kind="text_to_video"), sample=sample)
+    assert len(given) == 2
+    assert_same(given[1], result.state.ema)
+    for step, number in ((6, 1), (12, 2)):
+        assert (iio.imread(tmp_path / "samples" / f"{step:08d}.png") == number).all()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert all(float(row["ms_per_step"]) < 500 for row in csv.DictReader(file))
 
 
 def test_a_finished_run_does_nothing(tmp_path):
@@ -201,6 +257,19 @@ def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
         resume.changes(saved, config(12, data=DataConfig(fps=16)), 5)
 
 
+def test_a_run_from_before_there_were_policies_goes_on():
+    saved = to_dict(config(12))
+    for name in ("max_skipped", "mesh", "remat"):
+        del saved[name]
+    del saved["optimizer"]["policies"]
+    saved["optimizer"] |= {"frozen": ["a/.*"], "adam_paths": ["b", "c"]}
+    rows = ({"paths": "a/.*", "frozen": True}, {"paths": "b", "adam": True})
+    rows = tuple(PolicyConfig(**row) for row in (*rows, {"paths": "c", "adam": True}))
+    now = dataclasses.replace(config(12).optimizer, policies=rows)
+    assert resume.changes(saved, dataclasses.replace(config(12), optimizer=now), 5) == []
+    assert resume.changes(saved, config(12, max_skipped=3), 5)[0] == "max_skipped: 20 -> 3"
+
+
 def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):
     run(tmp_path, config(9))
     assert int(run(tmp_path, config(12)).state.step) == 12
@@ -237,10 +306,10 @@ def test_rows_of_lost_steps_are_dropped_and_new_columns_join(tmp_path):
     path = tmp_path / "metrics.csv"
     log = MetricsLog(path, step=0)
     for step in (1, 2, 3):
-        log.add({"step": step, "loss": 1.0 / step})
+        log.write(step, {"loss": 1.0 / step})
     log = MetricsLog(path, step=2)
-    log.add({"step": 3, "loss": 0.25, "extra": 7})
-    log.add({"step": 4, "loss": 0.125})
+    log.write(3, {"loss": 0.25, "extra": 7})
+    log.write(4, {"loss": 0.125})
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
@@ -256,7 +325,7 @@ def test_last_means_weigh_rows_by_their_steps(tmp_path):
     ):
         log = MetricsLog(path, step=0)
         for step, value in rows:
-            log.add({"step": step, "drift": value})
+            log.write(step, {"drift": value})
     assert last_means(whole, 4) == last_means(cut, 4) == (6, {"drift": 3.0})
     assert last_means(whole, 3) == (6, {"drift": (2.0 + 2 * 4.0) / 3})
     assert last_means(whole, 100) == (6, {"drift": 7 / 3})

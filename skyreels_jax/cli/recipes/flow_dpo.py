@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from skyreels_jax.cli.recipes.flops import step_flops, train_passes
 from skyreels_jax.cli.recipes.text_to_video import (
     OBJECTIVES,
     TextToVideoRecipe,
@@ -20,6 +21,7 @@ from skyreels_jax.objectives.flow_dpo import METRICS, FlowDPO
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.meter import Flops
 from skyreels_jax.training.preferences import FlowDPOConfig
 
 PAIRED = {objective.name: objective for objective in (FlowDPO, Chosen)}
@@ -75,6 +77,19 @@ class FlowDPORecipe(TextToVideoRecipe):
         return lambda stage, index, rows: pipeline(
             pairs, told, batch=stage.batch, seed=config.seed + index, rows=rows
         )
+
+    def flops(self, config: TrainConfig, params: Params) -> Flops:
+        passes, sides = train_passes(config, params), 1
+        if isinstance(config.objective, FlowDPO):  # both films of a pair, and the reference on them
+            passes, sides = {name: n + 1 for name, n in passes.items()}, 2
+
+        def of(batch):
+            pairs, *size = batch["chosen"].shape
+            films = (sides * pairs, *size)
+            tokens = batch["cond"]["input_ids"].shape[-1]
+            return step_flops(config, passes, films, tokens=tokens)
+
+        return of
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
         """Writes a whole pipeline, as `TextToVideoRecipe` does."""

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.lora import adapted, check_lora, export_adapter
+from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
@@ -27,6 +28,7 @@ from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import TrainStep, make_train_step
+from skyreels_jax.training.writers import check_writers
 
 
 def train(
@@ -44,6 +46,7 @@ def train(
     begins with new ones.
     until: what ends it before its last step.
     """
+    check_writers(config.writers)
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
@@ -57,7 +60,8 @@ def train(
     start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
-    options["placement"] = placement
+    options |= {"placement": placement, "flops": recipe.flops(config, params)}
+    options["sample"] = film_sampler(config) if config.sample_every else None
     return fit(step, start, rest=rest, config=config, **options).finished
 
 
@@ -78,7 +82,7 @@ def make_step(
         ema_decay=config.ema_decay or None,
         accumulate=config.accumulate,
         compute_dtype=None if whole else jnp.dtype(config.compute_dtype),
-        trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
+        trained=is_trained(config.optimizer),
     )
     return step, tx
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from skyreels_jax.cli.recipes import clips
+from skyreels_jax.cli.recipes.flops import step_flops, train_passes
 from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
@@ -35,6 +36,7 @@ from skyreels_jax.parallel.rules import Rules, within
 from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.meter import Flops
 
 READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance")
 READ += ("turns", "faults", "middle", "vae", "latents", "encode_batch")
@@ -125,6 +127,12 @@ class TextToVideoRecipe:
             return pipeline(source, cut, rows=rows, **options)
 
         return open_stage
+
+    def flops(self, config: TrainConfig, params: Params) -> Flops:
+        passes = train_passes(config, params)
+        return lambda batch: step_flops(
+            config, passes, batch["latents"].shape, tokens=batch["cond"]["input_ids"].shape[-1]
+        )
 
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
         """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`."""

@@ -62,6 +62,9 @@ class VAERecipe:
 
         return open_stage
 
+    def flops(self, config: TrainConfig, params: Params) -> None:
+        return None
+
     def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
         """Writes `folder`/vae, latents' statistics included; prints the PSNR on held-out clips."""
         model = self.make(config, nnx.Rngs(0))
