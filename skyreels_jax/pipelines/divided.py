@@ -131,7 +131,7 @@ def check_mesh(config: MeshConfig | None, source: "ModelSource", request: "Reque
         for side, patch in zip((request.height, request.width), geometry.patch[1:], strict=True)
     )
     sides = 2 if is_guided(request.guidance_scale) else 1
-    clips, over = sides * request.batch_size, sized.data * sized.fsdp
+    clips, over = sides * len(request.batches()[0]), sized.data * sized.fsdp
     heads = sized.tensor * (sized.context if sized.attention == "ulysses" else 1)
     wanted = {
         f"clips side by side ({' x '.join(BATCH)})": (clips, over),

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -234,7 +233,7 @@ class VideoModel:
     def steps(self, request: Request) -> int:
         """Returns how many times `films` will call `progress(1)`."""
         rows = sum(window.plan.rows for window in request.film.windows())
-        return rows * len(_batches(len(request.prompts), request.batch_size))
+        return rows * len(request.batches())
 
     def films(
         self,
@@ -265,7 +264,7 @@ class VideoModel:
         start, suffix = self._given_latents(request)
         make = self._maker(request, params, progress)
         before = list(self._shown_before(request))
-        for rows in _batches(count, request.batch_size):
+        for rows in request.batches():
             cond = self._condition([contexts[prompts[i]] for i in rows], request, image)
             null_cond = self._condition([contexts[negative]] * len(rows), request, image)
             shown = len(set(rows))
@@ -453,11 +452,3 @@ def _step_cache_said(request: Request) -> dict[str, Any]:
         "use_ret_steps": cache.use_ret_steps,
         "force_teacache": cache.force,
     }
-
-
-def _batches(count: int, size: int) -> list[list[int]]:
-    """Returns sample numbers in equal batches of at most `size`; the last may repeat the end."""
-    number = math.ceil(count / size)
-    size = math.ceil(count / number)
-    rows = [min(i, count - 1) for i in range(number * size)]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -18,7 +18,7 @@ OPTIONS = {"num_frames": 9, "height": 32, "width": 64, "inference_steps": 2, "gu
 
 
 def frames(folder, mesh):
-    films = sr.load(str(folder), mesh=mesh).generate([PROMPT, ""], **OPTIONS)
+    films = sr.load(str(folder), mesh=mesh).generate([PROMPT, "A blue square."], **OPTIONS)
     return np.stack([film.frames for film in films]).astype(int)
 
 
