@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, with the miniature, on CPU; what is committed has outputs."""
+"""The notebooks run from top to bottom on CPU, with the miniature; their outputs are committed."""
 
 import pathlib
 import shutil
