@@ -4,7 +4,6 @@ import contextlib
 import pathlib
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,6 +13,8 @@ from tqdm import tqdm
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.version import code_version
+from skyreels_jax.parallel.hosts import is_first
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
@@ -21,6 +22,7 @@ from skyreels_jax.training.metrics import MetricsLog, Skips, window_mean
 from skyreels_jax.training.plateau import Plateau, Watch
 from skyreels_jax.training.state import TrainState
 from skyreels_jax.training.step import TrainStep
+from skyreels_jax.training.stop import Stop
 
 # (stage, its index, which part of every batch, as in `Placement.rows`) -> iterator with get_state
 # and set_state.
@@ -29,7 +31,7 @@ _SHOWN = ("loss", "psnr", "implicit_accuracy", "grad_norm")  # beside the progre
 
 
 class FitResult(NamedTuple):
-    """state after the last step taken; finished is False when a signal stopped the run early.
+    """state after the last step taken; finished is False when SIGTERM stopped the run early.
 
     It is True as well when `until` ended the run before its last step.
     """
@@ -56,7 +58,8 @@ def fit(
     another run's (`resume.changes` raises). Writes folder/checkpoints
     (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through the
     same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
-    running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
+    running step (of many processes: the next one, of all) and end the loop; SIGINT then raises
+    `KeyboardInterrupt`. Metrics are fetched from the
     device once a window and one step late, so that the device never waits for the host (but once
     in each window of `until`). `state` must not be used afterwards: its buffers are donated.
     rest, frozen: of every step, as in `make_train_step`.
@@ -65,15 +68,16 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     jitted = _compiled(train_step, state, placement)
     resolved = to_dict(config)
-    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
+    kept = {"keep": config.keep, "keep_every": config.keep_every}
+    with Stop(placement) as stop, Checkpoints(folder / "checkpoints", **kept) as checkpoints:
         data: dict = {}
         if (latest := checkpoints.latest()) is not None:
-            for change in resume.changes(checkpoints.config(latest), config, latest):
-                print(f"going on from step {latest} with {change}", file=sys.stderr)
+            _tell_changes(checkpoints, latest, config)
             state, data = checkpoints.restore(latest, state)
         step, total = latest or 0, config.total_steps
         batches = _Batches(config, loader, step, data, placement)
-        reporter = _Reporter(config, MetricsLog(folder / "metrics.csv", step=step), step)
+        log = MetricsLog(folder / "metrics.csv", step=step) if is_first() else _Unwritten()
+        reporter = _Reporter(config, log, step)
         watch = Watch(until, data.get("watched", []))
 
         def save() -> None:
@@ -81,7 +85,7 @@ def fit(
             checkpoints.save(step, state, data=position, config=resolved)
 
         with contextlib.closing(reporter), _on(placement):
-            while step < total and not stop.asked and not watch.over():
+            while step < total and not stop.due() and not watch.over():
                 batch, size = batches.next(step)
                 state, metrics = jitted(state, batch, rest, frozen)
                 step += 1
@@ -91,7 +95,19 @@ def fit(
                     save()
             reporter.flush()
             save()
-    return FitResult(state, step >= total or watch.over())
+    finished = step >= total or watch.over()
+    if stop.signal == signal.SIGINT and not finished:
+        raise KeyboardInterrupt
+    return FitResult(state, finished)
+
+
+def _tell_changes(checkpoints: Checkpoints, step: int, config: TrainConfig) -> None:
+    """Prints in what a run that goes on from `step` is another now; raises as `resume.changes`."""
+    changes = resume.changes(checkpoints.config(step), config, step)
+    if (before := checkpoints.code(step)) not in (None, now := code_version()):
+        changes.append(f"code: {before} -> {now}")
+    for change in changes if is_first() else ():
+        print(f"going on from step {step} with {change}", file=sys.stderr)
 
 
 def _compiled(train_step: TrainStep, state: TrainState, placement: Placement | None) -> Any:
@@ -155,10 +171,17 @@ class _Batches:
         self.iterator = iter(self.loader(said, stage, rows))
 
 
+class _Unwritten:
+    """In place of a `MetricsLog`, of all processes but the first."""
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Leaves the row to the first process."""
+
+
 class _Reporter:
     """Progress line and metrics.csv: fetches device scalars a window at a time, one step late."""
 
-    def __init__(self, config: TrainConfig, log: MetricsLog, step: int):
+    def __init__(self, config: TrainConfig, log: MetricsLog | _Unwritten, step: int):
         self.every, self.log, self.skips = config.log_every, log, Skips(config.max_skipped)
         self.window: list = []
         self.due: tuple[int, list, int] | None = None
@@ -205,27 +228,3 @@ class _Reporter:
         self.log.add({"step": step, **row})
         shown = {name: f"{row[name]:.4g}" for name in _SHOWN if name in row}
         self.bar.set_postfix({**shown, "clips/s": f"{row['clips_per_second']:.1f}"}, refresh=False)
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into the flag `asked` while it is open (main thread only)."""
-
-    def __init__(self):
-        self.asked = False
-        self.old: dict = {}
-
-    def __enter__(self) -> "_Stop":
-        if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGINT, signal.SIGTERM):
-                self.old[name] = signal.signal(name, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for name, handler in self.old.items():
-            signal.signal(name, handler)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; saving a checkpoint", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What may change between two parts of one run, and what may not."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,7 +37,9 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
 def differences(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, str]:
     """Returns {field: "field: old -> new"} of each field in which `config` is not `saved`."""
     # A field that there was not yet had its default.
-    saved = {**saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
+    fields = dataclasses.fields(config)
+    plain = {f.name: to_dict(f.default) for f in fields if f.default is not dataclasses.MISSING}
+    saved = {**plain, **saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
     old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}
