@@ -1,5 +1,6 @@
 """launch/local.sh: two processes train as one, stop as one, and see when one of them is gone."""
 
+import contextlib
 import csv
 import os
 import pathlib
@@ -67,7 +68,8 @@ def start(root, out, *, processes=2):
     env |= {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", "XLA_FLAGS": ""}
     env |= {"PYTHONPATH": str(REPOSITORY), "SKYREELS_JAX_CACHE": str(cache)}
     command = ["bash", REPOSITORY / "launch" / "local.sh", "--config", root / "film.py"]
-    return subprocess.Popen([*command, "--out", out], env=env, stderr=subprocess.PIPE, text=True)
+    options = {"env": env, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([*command, "--out", out], **options)
 
 
 def logs(out):
@@ -79,7 +81,8 @@ def ended(run, out):
     try:
         _, said = run.communicate(timeout=300)
     finally:
-        run.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
     print(said, *logs(out), sep="\n----\n")
     return run.returncode
 
