@@ -112,7 +112,8 @@ def ending_at_once() -> Iterator[None]:
             traceback.print_exc()
         index, count = jax.process_index(), jax.process_count()
         print(f"skyreels-jax: process {index} of {count}: {reason}", file=sys.stderr, flush=True)
-        sys.stdout and sys.stdout.flush()
+        if sys.stdout is not None:  # `quiet` has taken it
+            sys.stdout.flush()
         os._exit(BAD_INPUT if isinstance(error, UserError) else FAILED)
 
 

@@ -55,13 +55,13 @@ def fit(
     """Trains `state` to the last step of `config.stages`, or until a metric has stopped rising.
 
     Starts from the newest checkpoint under `folder` if there is one, unless `config` has become
-    another run's (`resume.changes` raises). Writes folder/checkpoints
-    (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through the
-    same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
-    running step (of many processes: the next one, of all) and end the loop; SIGINT then raises
-    `KeyboardInterrupt`. Metrics are fetched from the
-    device once a window and one step late, so that the device never waits for the host (but once
-    in each window of `until`). `state` must not be used afterwards: its buffers are donated.
+    another run's (`resume.changes` raises). Writes folder/checkpoints (state, data position,
+    resolved config) and, of many processes the first, folder/metrics.csv. A resumed run goes
+    through the same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint
+    after the running step (of many processes: after the next one of all) and end the loop; SIGINT
+    then raises `KeyboardInterrupt`, and a second one interrupts at once. Metrics are fetched from
+    the device once a window and one step late, so that the device never waits for the host (but
+    once in each window of `until`). `state` must not be used afterwards: its buffers are donated.
     rest, frozen: of every step, as in `make_train_step`.
     placement: of `state`; None: it is on one device.
     """

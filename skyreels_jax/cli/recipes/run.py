@@ -146,7 +146,7 @@ def export(
 
     They are the averaged ones if the run kept them. Adapters are merged, and written by themselves
     as well (`lora.FILE`). The folder, `to`/export or that of the run, is written aside and moved
-    into place. Raises `UserError` when there is no checkpoint.
+    into place, by the first of many processes. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
