@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 from skyreels_jax.objectives.base import LossOutput
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
+from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import make_optimizer
@@ -136,6 +137,7 @@ class Printed:
 
 
 if __name__ == "__main__":
+    enable_compilation_cache()
     folder, steps, every = sys.argv[1:]
     stages = (StageConfig(steps=int(steps), batch=4),)
     settings = config(0, log_every=1, save_every=int(every))
