@@ -17,6 +17,7 @@ TEST = [
     "diffusers==0.42.1",
     "torch==2.13.0",
     "accelerate>=1.0",
+    "pyyaml>=6",
     "peft>=0.17",  # with it diffusers loads adapters
 ]
 

@@ -18,7 +18,6 @@ from skyreels_jax.core.errors import UserError
 
 NAME = "train"
 HELP = "train from a config file (resumes by itself), then export in diffusers form"
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,26 +48,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float16",
         help="type of the exported weights (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stopped_code",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit code of a run that SIGTERM stopped before its end, when it has saved and can go "
+        "on (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and exports; returns the exit code (130 when a signal stopped the run early)."""
-    from skyreels_jax.parallel.hosts import join
+    """Trains and exports; returns the exit code."""
+    from skyreels_jax.parallel import hosts
 
     values = read_config(args.config)
-    join(args.hosts, count=args.host_count, index=args.host_index)
+    hosts.join(args.hosts, count=args.host_count, index=args.host_index)
+    with hosts.ending_at_once(), hosts.quiet():
+        return _run(args, values)
+
+
+def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
+    from skyreels_jax.parallel.hosts import ALONE
+
     recipe, config = resolved(values, args.set)
     if args.out:
         config = override(config, "out", args.out)
+    if "://" in config.out:
+        raise UserError(f"out: {config.out} is no folder; mount the bucket or share, and name that")
 
     if config.kind == "flow_dpo":
+        if args.hosts != ALONE:
+            raise UserError("--hosts: one process makes the films of flow_dpo; leave it out")
         from skyreels_jax.cli.recipes import stages as trainer
     else:
         from skyreels_jax.cli.recipes import run as trainer
 
     if not args.export_only and not trainer.train(recipe, config):
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        return args.stopped_code
     folder = trainer.export(recipe, config, dtype=args.export_dtype)
     print(folder)
     return 0

@@ -243,7 +243,8 @@ class TrainConfig:
     sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
     weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video,
     whole models on one device.
-    log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
+    log_every, save_every: in steps.  keep: how many checkpoints stay on disk, the latest ones.
+    keep_every: those of steps that it divides stay as well (0: none), a multiple of save_every.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     mesh: how the work is divided among devices; None: one device does it all.
     lora: adapters are trained upon the weights at `start`, of the kinds `ADAPTED`; None: whole
@@ -269,6 +270,7 @@ class TrainConfig:
     save_every: int = 500
     max_skipped: int = 20
     keep: int = 2
+    keep_every: int = 0
     flow_shift: float = 1.0
     lora: LoraConfig | None = None
     mesh: MeshConfig | None = None
@@ -291,12 +293,22 @@ class TrainConfig:
                 f"sample_every: legal are 0 (never) and, of text_to_video without lora and mesh, a "
                 f"number of steps, got {self.sample_every}"
             )
+        if self.keep_every < 0 or self.keep_every % self.save_every:
+            raise UserError(
+                f"keep_every is 0 or a multiple of save_every = {self.save_every}, got "
+                f"{self.keep_every}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 
     @property
     def total_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def checkpoints(self) -> int:
+        """How many lie on disk at the end, while the last of them is written."""
+        return self.keep + 1 + (self.total_steps // self.keep_every if self.keep_every else 0)
 
     def stage_at(self, step: int) -> tuple[int, int]:
         """Returns (index of the stage that `step` belongs to, step within that stage)."""

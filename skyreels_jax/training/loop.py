@@ -4,7 +4,6 @@ import contextlib
 import pathlib
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +12,8 @@ import jax
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
+from skyreels_jax.core.version import code_version
+from skyreels_jax.parallel.hosts import is_first
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
@@ -21,6 +22,7 @@ from skyreels_jax.training.plateau import Plateau, Watch
 from skyreels_jax.training.reporter import Reporter
 from skyreels_jax.training.state import TrainState
 from skyreels_jax.training.step import TrainStep
+from skyreels_jax.training.stop import Stop
 from skyreels_jax.training.writers import Image, open_writers
 
 # (stage, its index, which part of every batch, as in `Placement.rows`) -> iterator with get_state
@@ -29,7 +31,7 @@ Loader = Callable[[StageConfig, int, tuple[int, int]], Any]
 
 
 class FitResult(NamedTuple):
-    """state after the last step taken; finished is False when a signal stopped the run early.
+    """state after the last step taken; finished is False when SIGTERM stopped the run early.
 
     It is True as well when `until` ended the run before its last step.
     """
@@ -56,13 +58,14 @@ def fit(
 
     Starts from the newest checkpoint under `folder` if there is one, unless `config` has become
     another run's (`resume.changes` raises). Writes folder/checkpoints (state, data position,
-    resolved config), and gives metrics.csv and `config.writers` what objective and `Meter` measure:
-    a row for every `log_every` steps, or fewer before a checkpoint. A resumed run goes through the
-    same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
-    running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
-    device once a window and one step late, so that the device never waits for the host (but at
-    checkpoints and once in each window of `until`). `state` must not be used afterwards: its
-    buffers are donated.
+    resolved config), and gives metrics.csv and `config.writers` (of many processes the first does)
+    what objective and `Meter` measure: a row for every `log_every` steps, or fewer before a
+    checkpoint. A resumed run goes through the same numbers as one that was never stopped. SIGINT
+    and SIGTERM save a checkpoint after the running step (of many processes: after the next one of
+    all) and end the loop; SIGINT then raises `KeyboardInterrupt`, and a second one interrupts at
+    once. Metrics are fetched from the device once a window and one step late, so that the device
+    never waits for the host (but at checkpoints and once in each window of `until`). `state` must
+    not be used afterwards: its buffers are donated.
     rest, frozen: of every step, as in `make_train_step`.
     placement: of `state`; None: it is on one device.
     flops: operations of a step on a batch.
@@ -72,15 +75,15 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     jitted = _compiled(train_step, state, placement)
     resolved = to_dict(config)
-    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
+    kept = {"keep": config.keep, "keep_every": config.keep_every}
+    with Stop(placement) as stop, Checkpoints(folder / "checkpoints", **kept) as checkpoints:
         data: dict = {}
         if (latest := checkpoints.latest()) is not None:
-            for change in resume.changes(checkpoints.config(latest), config, latest):
-                print(f"going on from step {latest} with {change}", file=sys.stderr)
+            _tell_changes(checkpoints, latest, config)
             state, data = checkpoints.restore(latest, state)
         step, total = latest or 0, config.total_steps
         batches = _Batches(config, loader, step, data, placement)
-        writers = open_writers(config, folder, step=step) if step < total else []
+        writers = open_writers(config, folder, step=step) if is_first() and step < total else []
         meter = Meter(flops=flops, devices=1 if placement is None else placement.mesh.size)
         reporter = Reporter(config, writers, meter, step)
         watch, compiled = Watch(until, data.get("watched", [])), -1
@@ -92,7 +95,7 @@ def fit(
                 checkpoints.save(step, state, data=position, config=resolved)
 
         with contextlib.closing(reporter), _on(placement):
-            while step < total and not stop.asked and not watch.over():
+            while step < total and not stop.due() and not watch.over():
                 stage, _ = config.stage_at(step)
                 first, compiled = stage != compiled, stage
                 with meter.paused(state) if first else contextlib.nullcontext():
@@ -113,7 +116,19 @@ def fit(
                 if step % config.save_every == 0:
                     save()
             save()
-    return FitResult(state, step >= total or watch.over())
+    finished = step >= total or watch.over()
+    if stop.signal == signal.SIGINT and not finished:
+        raise KeyboardInterrupt
+    return FitResult(state, finished)
+
+
+def _tell_changes(checkpoints: Checkpoints, step: int, config: TrainConfig) -> None:
+    """Prints in what a run that goes on from `step` is another now; raises as `resume.changes`."""
+    changes = resume.changes(checkpoints.config(step), config, step)
+    if (before := checkpoints.code(step)) not in (None, now := code_version()):
+        changes.append(f"code: {before} -> {now}")
+    for change in changes if is_first() else ():
+        print(f"going on from step {step} with {change}", file=sys.stderr)
 
 
 def _compiled(train_step: TrainStep, state: TrainState, placement: Placement | None) -> Any:
@@ -175,27 +190,3 @@ class _Batches:
         said = self.config.stages[stage]
         rows = (0, 1) if self.placement is None else self.placement.rows(said.batch)
         self.iterator = iter(self.loader(said, stage, rows))
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into the flag `asked` while it is open (main thread only)."""
-
-    def __init__(self):
-        self.asked = False
-        self.old: dict = {}
-
-    def __enter__(self) -> "_Stop":
-        if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGINT, signal.SIGTERM):
-                self.old[name] = signal.signal(name, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for name, handler in self.old.items():
-            signal.signal(name, handler)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; saving a checkpoint", file=sys.stderr)

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from skyreels_jax.checkpoint import restore_params
+from skyreels_jax.checkpoint import check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.lora import adapted, check_lora, export_adapter
 from skyreels_jax.cli.recipes.samples import film_sampler
@@ -18,6 +18,7 @@ from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
+from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
@@ -42,6 +43,7 @@ def train(
     """Runs or continues the training that `config` describes; returns whether it is finished.
 
     reference: whether the objective is given the parameters that it started with, as `frozen`.
+    A run whose checkpoints would find no room on disk is refused before anything is compiled.
     adapters: with `config.lora`, the folder of a run whose adapters this one begins with; None: it
     begins with new ones.
     until: what ends it before its last step.
@@ -55,9 +57,13 @@ def train(
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
-    loader = recipe.loader(config)
     step, tx = make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
-    start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
+    ema = bool(config.ema_decay)
+    abstract = jax.eval_shape(lambda params: init_state(params, tx, ema=ema), params)
+    check_room(folder / "checkpoints", abstract, config.checkpoints)
+    with hosts.in_turn("data"):
+        loader = recipe.loader(config)
+    start = init_state(params, tx, ema=ema, placement=placement)
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
     options |= {"placement": placement, "flops": recipe.flops(config, params)}
@@ -94,6 +100,11 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
     adapters, which have none.
     """
     if config.mesh is None:
+        if (count := jax.process_count()) > 1:
+            raise UserError(
+                f"--hosts: {count} processes train as one, on a mesh; "
+                "--set mesh.fsdp=-1 divides the work among all of their devices"
+            )
         if (count := len(jax.devices())) > 1:
             print(f"trains on 1 of {count} devices; --set mesh.fsdp=-1 uses them all")
         return None
@@ -154,7 +165,7 @@ def export(
 
     They are the averaged ones if the run kept them. Adapters are merged, and written by themselves
     as well (`lora.FILE`). The folder, `to`/export or that of the run, is written aside and moved
-    into place. Raises `UserError` when there is no checkpoint.
+    into place, by the first of many processes. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
@@ -162,11 +173,14 @@ def export(
     params = started(str(out), abstract_params(recipe, config))
     to = to or out
     partial, final = to / "export.partial", to / "export"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    recipe.export(config, params, partial, dtype)
-    if has_adapters(run_config(out)[1]):
-        export_adapter(out, config, partial, dtype)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    adapters = has_adapters(run_config(out)[1])  # all processes open checkpoints, or none
+    if hosts.is_first():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        recipe.export(config, params, partial, dtype)
+        if adapters:
+            export_adapter(out, config, partial, dtype)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    hosts.wait("export")
     return final
