@@ -39,8 +39,7 @@ def find(model_id: str) -> "ModelSource":
 
     path = pathlib.Path(model_id).expanduser()
     if model_id == TINY:
-        path = pathlib.Path(str(importlib.resources.files("skyreels_jax"))) / "assets" / TINY
-        return open_folder(TINY, path)
+        return open_folder(TINY, whole_folder(TINY))
     if (path / "checkpoints").is_dir():
         from skyreels_jax.pipelines.run import open_run  # brings Orbax, which nobody else needs
 
@@ -50,6 +49,20 @@ def find(model_id: str) -> "ModelSource":
     small = fetch(model_id, small=True)
     path = small if (small / "model_index.json").exists() else fetch(model_id)
     return open_folder(model_id, path, fetch=lambda: fetch(model_id))
+
+
+def whole_folder(model_id: str) -> pathlib.Path:
+    """Returns the folder of a model with all its files; those of a hub repository are fetched.
+
+    Raises `UserError` for a training run, which has weights of its own only, and where the hub has
+    no such repository. Whether the folder holds a model, `layout.read_folder` says.
+    """
+    path = pathlib.Path(model_id).expanduser()
+    if model_id == TINY:
+        return pathlib.Path(str(importlib.resources.files("skyreels_jax"))) / "assets" / TINY
+    if (path / "checkpoints").is_dir():
+        raise UserError(f"{model_id} is a training run; give what it exported: {path / 'export'}")
+    return path if path.exists() or not HUB_ID.fullmatch(model_id) else fetch(model_id)
 
 
 def fetch(model_id: str, *, small: bool = False) -> pathlib.Path:
