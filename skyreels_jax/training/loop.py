@@ -179,7 +179,7 @@ class _Batches:
         batch = next(self.iterator)
         if self.placement is not None:
             batch = self.placement.batch(batch)
-        return batch, self.config.stages[stage].batch
+        return batch, len(jax.tree.leaves(batch)[0])  # batches of a stage may differ in size
 
     def position(self) -> dict:
         state = self.iterator.get_state() if self.iterator is not None else {}

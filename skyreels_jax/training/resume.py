@@ -11,6 +11,7 @@ from skyreels_jax.training.config import (
     DataConfig,
     OptimizerConfig,
     PolicyConfig,
+    StageConfig,
     TrainConfig,
 )
 
@@ -18,7 +19,7 @@ from skyreels_jax.training.config import (
 _FIXED = ("kind", "seed", "accumulate", "model", "lora")
 _FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
 _FIXED += ("data.turns", "data.faults", "data.rates", "data.fps", "data.balance")
-_FIXED += ("data.pairs", "data.left_out")
+_FIXED += ("data.pairs", "data.left_out", "data.features", "data.images")
 
 
 def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:
@@ -59,9 +60,11 @@ def _of_today(saved: Mapping[str, Any], cls: type[TrainConfig]) -> dict[str, Any
     # There were tables of their own for what policies say now; frozen came before all else.
     policies = [PolicyConfig(paths=p, frozen=True) for p in optimizer.pop("frozen", ())]
     policies += [PolicyConfig(paths=p, adam=True) for p in optimizer.pop("adam_paths", ())]
+    stage = to_dict(StageConfig(steps=0, batch=1))
     return {
         **{field.name: to_dict(field.default) for field in given},
         **saved,
+        "stages": [{**stage, **one} for one in saved["stages"]],
         "data": {**to_dict(DataConfig()), **saved["data"]},
         "optimizer": {**to_dict(OptimizerConfig(policies=tuple(policies))), **optimizer},
     }

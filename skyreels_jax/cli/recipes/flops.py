@@ -23,8 +23,9 @@ def step_flops(
     grid = tuple(n // p for n, p in zip(size, config.model.transformer.patch_size, strict=True))
     once = {
         "transformer": transformer.forward_flops(config.model.transformer, grid, text=tokens),
-        "text_encoder": text_encoder.forward_flops(config.model.text_encoder, tokens),
     }
+    if "text_encoder" in passes:
+        once["text_encoder"] = text_encoder.forward_flops(config.model.text_encoder, tokens)
     return int(count * sum(passes[name] * flops for name, flops in once.items()))
 
 
@@ -38,7 +39,7 @@ def train_passes(config: TrainConfig, params: Params) -> dict[str, float]:
     if config.lora is not None:  # adapters are small, and the transformer's
         return {"transformer": 2.0, "text_encoder": 1.0}
     trained, passes = is_trained(config.optimizer), {}
-    for part in ("transformer", "text_encoder"):
+    for part in params:
         leaves = {f"{part}/{name}": leaf.size for name, leaf in named_leaves(params[part])}
         kernels = {name: size for name, size in leaves.items() if name.endswith("/kernel")}
         share = sum(n for name, n in kernels.items() if trained(name)) / sum(kernels.values())

@@ -53,6 +53,7 @@ def train(
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
     placement = placed(recipe, config)
+    loader = recipe.loader(config)
     graphdef, params, rest = _begun(recipe, config, adapters, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
