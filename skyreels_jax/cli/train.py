@@ -8,6 +8,7 @@ the config adapters alone are trained; the export has them merged, and by themse
 
 import argparse
 import importlib.util
+import inspect
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -133,10 +134,10 @@ def read_config(path: str) -> Mapping[str, Any]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
-    if choice and choice not in (legal := getattr(module, "SIZES", ())):
-        raise UserError(f"{file} does not come as {choice!r}{suggest(choice, legal)}")
-    given = (choice,) if choice else ()
-    config = module.get_config(*given) if hasattr(module, "get_config") else None
+    make = getattr(module, "get_config", None)
+    if choice and (make is None or not inspect.signature(make).parameters):
+        raise UserError(f"{file} is one config; leave out :{choice}")
+    config = None if make is None else make(choice) if choice else make()
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path} has no get_config() that returns an ml_collections.ConfigDict")
     return config.to_dict()

@@ -37,7 +37,8 @@ def train_passes(config: TrainConfig, params: Params) -> dict[str, float]:
     again to save memory does not count: it trains nothing. params: those of the run.
     """
     if config.lora is not None:  # adapters are small, and the transformer's
-        return {"transformer": 2.0, "text_encoder": 1.0}
+        text = {} if config.model.text_encoder is None else {"text_encoder": 1.0}
+        return {"transformer": 2.0, **text}
     trained, passes = is_trained(config.optimizer), {}
     for part in params:
         leaves = {f"{part}/{name}": leaf.size for name, leaf in named_leaves(params[part])}
