@@ -29,10 +29,10 @@ from skyreels_jax.training.step import make_train_step
 MODEL = TextToVideoConfig(
     transformer=DiTConfig(
         num_attention_heads=4, attention_head_dim=64, in_channels=4, out_channels=4, text_dim=256,
-        ffn_dim=1024, num_layers=2,
+        ffn_dim=1024, num_layers=1,
     ),
     text_encoder=UMT5Config(
-        vocab_size=64, d_model=256, d_kv=64, d_ff=512, num_layers=2, num_heads=4
+        vocab_size=64, d_model=256, d_kv=64, d_ff=512, num_layers=1, num_heads=4
     ),
 )  # fmt: skip
 LATENTS, TOKENS = (2, 4, 16, 16, 4), 64

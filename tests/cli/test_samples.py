@@ -38,6 +38,7 @@ def config(folder, **options):
 def test_the_same_films_of_the_same_weights_and_nothing_compiled_twice(micro_folder):
     settings = config(micro_folder)
     params = nnx.to_pure_dict(nnx.state(TextToVideoRecipe().make(settings, nnx.Rngs(0)), nnx.Param))
+    later = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the head of a new model is zero
     sample, lowered = film_sampler(settings), []
     first = sample(params)
 
@@ -47,12 +48,12 @@ def test_the_same_films_of_the_same_weights_and_nothing_compiled_twice(micro_fol
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        again, other = sample(params), sample(jax.tree.map(lambda leaf: 0.5 * leaf, params))
+        again, other = sample(params), sample(later)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     np.testing.assert_array_equal(first, again)
     assert other.shape == first.shape and (other != first).any()
-    assert len(lowered) <= 1, lowered  # the test's own product
+    assert not lowered
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,11 @@ def logs(out):
 def ended(run, out):
     """Waits for the end; returns the exit code, and shows what was printed if a test fails."""
     try:
-        _, said = run.communicate(timeout=300)
+        _, said = run.communicate(timeout=900)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
     print(said, *logs(out), sep="\n----\n")
     return run.returncode
 
@@ -108,7 +109,7 @@ def losses(out):
 
 def first_checkpoint(run, out):
     """Waits until there is one."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (out / "checkpoints" / str(EVERY)).exists():
         assert time.monotonic() < deadline and run.poll() is None, ended(run, out)
         time.sleep(0.02)

@@ -150,20 +150,23 @@ def test_a_checkpoint_ends_a_window_so_that_a_kill_behind_it_loses_no_row(tmp_pa
     assert calls == [5, 10, 12]
 
 
-def test_samples_are_of_the_averaged_weights_and_take_no_time_of_steps(tmp_path):
+def test_samples_are_of_the_averaged_weights_and_take_no_time_of_steps(tmp_path, monkeypatch):
+    """The clock jumps by months while films are sampled."""
+
     def sample(params):
-        time.sleep(2.0)
+        jumps.append(1e7)
         given.append(jax.device_get(params))
         return np.full((4, 4, 3), len(given), np.uint8)
 
-    given = []
+    given, jumps, clock = [], [], time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + sum(jumps))
     result = run(tmp_path, config(12, sample_every=6, kind="text_to_video"), sample=sample)
     assert len(given) == 2
     assert_same(given[1], result.state.ema)
     for step, number in ((6, 1), (12, 2)):
         assert (iio.imread(tmp_path / "samples" / f"{step:08d}.png") == number).all()
     with (tmp_path / "metrics.csv").open(newline="") as file:
-        assert all(float(row["ms_per_step"]) < 500 for row in csv.DictReader(file))
+        assert all(0 < float(row["ms_per_step"]) < 1e6 for row in csv.DictReader(file))
 
 
 def test_a_finished_run_does_nothing(tmp_path):
