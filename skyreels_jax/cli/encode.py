@@ -72,15 +72,15 @@ def encode(args: argparse.Namespace) -> int:
     for name in ("videos", "model"):
         if getattr(args, name) is None:
             raise UserError(f"data encode needs --{name}")
-    part = parse_part(args.part)
-    among = buckets(args.resolution, args.num_frames)
+    part, resolution = parse_part(args.part), args.resolution.lower()
+    among = buckets(resolution, args.num_frames)
     entries = read_captions(args.videos, args.captions)
     check_writable(args.data_dir)
     encoders = open_encoders(args.model)
     made = Made(
         model=encoders.model_id,
         encoders=encoders.fingerprint,
-        resolution=args.resolution,
+        resolution=resolution,
         num_frames=args.num_frames,
         channels=encoders.channels,
         text_dim=encoders.text_dim,
@@ -90,7 +90,7 @@ def encode(args: argparse.Namespace) -> int:
     print("\n".join(told(found)))
     if not found.clips and part == (0, 1):
         raise UserError(
-            f"nothing in {str(args.videos)!r} fits a bucket of {args.resolution} and up to "
+            f"nothing in {str(args.videos)!r} fits a bucket of {resolution} and up to "
             f"{args.num_frames} frames, such as {among[0]} or {among[-1]} (frames x height x width)"
         )
     missing = writer.missing([clip.id for clip in found.clips])
@@ -143,7 +143,7 @@ def _told_broken(broken: dict[str, str]) -> list[str]:
         return []
     named = "; ".join(f"{file}: {why}" for file, why in list(broken.items())[:SHOWN])
     more = f"; and {len(broken) - SHOWN:,} more (manifest.json)" if len(broken) > SHOWN else ""
-    return [f"left out: {len(broken):,} broken files ({named}{more})"]
+    return [f"left out: {len(broken):,} broken ({named}{more})"]
 
 
 def _read_ahead(clips: Iterable["Clip"]) -> Iterator[tuple["Clip", Any]]:

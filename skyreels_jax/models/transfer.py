@@ -65,6 +65,20 @@ def convert_folder(
     return read_folder(target)
 
 
+def copy_part(part: Component, folder: pathlib.Path) -> None:
+    """Writes a component, in diffusers form and bit for bit, to its place in the new pipeline
+    folder `folder`; a tensor at a time.
+    """
+    (folder / part.name).mkdir()
+    write_safetensors(
+        folder / part.name,
+        _stream(part, "diffusers", None),
+        max_shard_bytes=MAX_SHARD_BYTES,
+        basename=KINDS[part.name].basename,
+    )
+    write_config(folder / part.name, part.name, part.config)
+
+
 def to_official(config: DiTConfig) -> dict[str, Any]:
     """Returns the official config.json; raises `UserError` for what has no place in it."""
     values = {

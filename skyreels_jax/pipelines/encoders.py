@@ -15,11 +15,12 @@ from jaxtyping import Float, UInt8
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.buckets import STRIDE
+from skyreels_jax.data.features.manifest import Made
 from skyreels_jax.models import layout
 from skyreels_jax.models.umt5.text import clean_prompt, tokenize
-from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.generate import MAX_TOKENS, TOKEN_BUCKET, Method, compiled_call
+from skyreels_jax.pipelines.places import TINY, folder_of_encoders
 from skyreels_jax.pipelines.source import default_dtype, load_tokenizer
 from skyreels_jax.pipelines.stream import encode_frames
 
@@ -97,9 +98,10 @@ def open_encoders(model_id: str) -> Encoders:
     Raises `UserError` where there are none, and for a VAE whose latents do not have the buckets'
     stride.
     """
-    path = load.whole_folder(model_id)
-    known = model_id if model_id == load.TINY or not pathlib.Path(model_id).exists() else None
-    encoders = Encoders(model_id=known or str(path.resolve()), folder=layout.read_folder(path))
+    path = folder_of_encoders(model_id)
+    there = model_id != TINY and pathlib.Path(model_id).expanduser().exists()
+    known = str(path.resolve()) if there else model_id
+    encoders = Encoders(model_id=known, folder=layout.read_folder(path))
     vae = encoders.folder.components["vae"].config
     stride = (vae.temporal_factor, vae.spatial_factor, vae.spatial_factor)
     if stride != STRIDE:
@@ -108,6 +110,27 @@ def open_encoders(model_id: str) -> Encoders:
             f"are for {STRIDE}"
         )
     return encoders
+
+
+def encoders_of(made: Made) -> Encoders:
+    """Returns the encoders that made features; raises `UserError` where that model is not there any
+    more, or has others now.
+    """
+    encoders = open_encoders(made.model)
+    if encoders.fingerprint != made.encoders:
+        raise UserError(
+            f"the features were made by another VAE or text encoder than {made.model} has now: "
+            "make them again with `skyreels-jax data encode`"
+        )
+    return encoders
+
+
+def encoders_here(made: Made) -> Encoders | None:
+    """Returns the same; None where the model is not on this machine: a folder that is elsewhere, or
+    a hub repository, which is not fetched for this.
+    """
+    there = made.model == TINY or pathlib.Path(made.model).is_dir()
+    return encoders_of(made) if there else None
 
 
 def _split(model: nnx.Module) -> tuple[Any, Any]:

@@ -1,20 +1,13 @@
 """From a name to a model: what it is and what it can make first, its weights last."""
 
-import importlib.resources
 import pathlib
-import re
 from typing import TYPE_CHECKING, Any
 
-from skyreels_jax.core.errors import UserError
+from skyreels_jax.pipelines.places import HUB_ID, SMALL_FILES, TINY, fetch, shipped
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.model import VideoModel
     from skyreels_jax.pipelines.source import ModelSource
-
-TINY = "tiny"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Read before the weights: fetched first, so that a bad request costs no gigabytes.
-SMALL_FILES = ["*.json", "*/tokenizer*", "*.model", "google/*"]
 
 
 def load(model_id: str, *, dtype: str | None = None, lora: Any = ()) -> "VideoModel":
@@ -39,42 +32,13 @@ def find(model_id: str) -> "ModelSource":
 
     path = pathlib.Path(model_id).expanduser()
     if model_id == TINY:
-        return open_folder(TINY, whole_folder(TINY))
+        return open_folder(TINY, shipped())
     if (path / "checkpoints").is_dir():
         from skyreels_jax.pipelines.run import open_run  # brings Orbax, which nobody else needs
 
         return open_run(path, find)
     if path.exists() or not HUB_ID.fullmatch(model_id):
         return open_folder(str(path.resolve()), path)
-    small = fetch(model_id, small=True)
+    small = fetch(model_id, SMALL_FILES)
     path = small if (small / "model_index.json").exists() else fetch(model_id)
     return open_folder(model_id, path, fetch=lambda: fetch(model_id))
-
-
-def whole_folder(model_id: str) -> pathlib.Path:
-    """Returns the folder of a model with all its files; those of a hub repository are fetched.
-
-    Raises `UserError` for a training run, which has weights of its own only, and where the hub has
-    no such repository. Whether the folder holds a model, `layout.read_folder` says.
-    """
-    path = pathlib.Path(model_id).expanduser()
-    if model_id == TINY:
-        return pathlib.Path(str(importlib.resources.files("skyreels_jax"))) / "assets" / TINY
-    if (path / "checkpoints").is_dir():
-        raise UserError(f"{model_id} is a training run; give what it exported: {path / 'export'}")
-    return path if path.exists() or not HUB_ID.fullmatch(model_id) else fetch(model_id)
-
-
-def fetch(model_id: str, *, small: bool = False) -> pathlib.Path:
-    """Returns the folder of a hub repository, downloaded where needed; `small`: no weights."""
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        patterns = SMALL_FILES if small else None
-        return pathlib.Path(snapshot_download(model_id, allow_patterns=patterns))
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"no folder {model_id!r} here, and the hub did not give it ({reason}); "
-            f"legal: {TINY!r}, a model folder, or the id of a hub repository"
-        ) from None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -43,7 +43,8 @@ class ModelSource:
     """Where a model is, and what it can make.
 
     configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
-    read: dtype -> the modules with their weights; transformer and text encoder in `dtype`.
+    read: (dtype, names) -> the modules with their weights; transformer and text encoder in `dtype`.
+    Without names all of them.
     state: what, beside the configurations, tells these weights from others.
     forcing: whether it was trained by diffusion forcing, so that films can go on without end.
     """
@@ -52,7 +53,7 @@ class ModelSource:
     configs: dict[str, Any]
     defaults: Defaults
     load_tokenizer: Callable[[], Any]
-    read: Callable[[str], Modules]
+    read: Callable[..., Modules]
     state: Callable[[], bytes]
     image_processor: CLIPImageConfig | None = None
     forcing: bool = False
@@ -217,12 +218,13 @@ def open_folder(
     folder = layout.read_folder(path)
     components = folder.components
 
-    def read(dtype: str) -> Modules:
+    def read(dtype: str, names: Collection[str] = tuple(components)) -> Modules:
         if fetch is not None:
             fetch()
         return {
             name: layout.load_component(part, dtype="float32" if name in FLOAT32 else dtype)
             for name, part in components.items()
+            if name in names
         }
 
     return ModelSource(

@@ -15,12 +15,18 @@ ADAPTED = ("text_to_video", "flow_dpo")  # the kinds of training that can train 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """`steps` steps on batches of one shape; size and frames 0 mean whole clips, uncut."""
+    """`steps` steps on batches of one shape; size and frames 0 mean whole clips, uncut.
+
+    resolution: on `data.features`: batches are of the buckets of this one ("540p", "32x48") and up
+    to `frames` frames, a bucket at a step. `batch` then counts clips of the largest of these
+    buckets, and there are more of smaller ones, of about as many tokens together.
+    """
 
     steps: int
     batch: int
     frames: int = 0
     size: int = 0
+    resolution: str = ""
 
     def __post_init__(self):
         if self.steps < 0 or self.batch < 1:
@@ -85,7 +91,7 @@ class DataConfig:
 
     folder: of the TFDS data sets.  clips, num_frames, captions, rates: of the builder (captions:
     paraphrases a clip; rates: frames a second, which clips have in turn).
-    fps: only clips of this many frames a second are trained on (0: all).
+    fps: only clips of this many frames a second are trained on (0: all; images count as 24).
     balance: how often clips of each kind are drawn.
     turns: share of the clips that turn into another scene, which their captions are of; diffusion
     forcing alone trains on them, with all frames before the turn given.
@@ -98,6 +104,9 @@ class DataConfig:
     pairs: of kind "reward", in place of ToyFilm's clips: folder of a set of preferences, or the one
     that it was written to (`--data_dir`) if there is no other; several with commas between them.
     left_out: kinds (sources) of pairs that are not trained on, to be judged by later.
+    features: of kind "text_to_video" without a text encoder, in place of ToyFilm's clips: folder
+    that `skyreels-jax data encode` made; several with commas between them.
+    images: share of the steps on features that are of images, 0 to 1.
     Every kind of training refuses what it does not read, see `check_read`.
     """
 
@@ -117,6 +126,8 @@ class DataConfig:
     encode_batch: int = 8
     pairs: str = ""
     left_out: tuple[str, ...] = ()
+    features: str = ""
+    images: float = 0.0
 
     def __post_init__(self):
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
@@ -129,6 +140,8 @@ class DataConfig:
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")
+        if not 0 <= self.images <= 1:
+            raise UserError(f"data.images is a share of the steps, 0 to 1, got {self.images}")
         for name in ("turns", "faults"):
             if not 0 <= getattr(self, name) <= 1:
                 value = getattr(self, name)
@@ -235,6 +248,8 @@ class TrainConfig:
                 raise UserError(
                     f"accumulate = {self.accumulate} must divide each stage's batch ({stage.batch})"
                 )
+            if stage.resolution and not self.data.features:
+                raise UserError("stages have a resolution on data.features only: leave it out")
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
         if not 0 <= self.ema_decay < 1:

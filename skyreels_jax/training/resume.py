@@ -6,13 +6,13 @@ from typing import Any
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.training.config import DataConfig, TrainConfig
+from skyreels_jax.training.config import DataConfig, StageConfig, TrainConfig
 
 # After a change of these, randomness or the order of the data would break off in mid-run.
 _FIXED = ("kind", "seed", "accumulate", "model", "lora")
 _FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
 _FIXED += ("data.turns", "data.faults", "data.rates", "data.fps", "data.balance")
-_FIXED += ("data.pairs", "data.left_out")
+_FIXED += ("data.pairs", "data.left_out", "data.features", "data.images")
 
 
 def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:
@@ -37,6 +37,8 @@ def differences(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, str]
     """Returns {field: "field: old -> new"} of each field in which `config` is not `saved`."""
     # A field that there was not yet had its default.
     saved = {**saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
+    plain = to_dict(StageConfig(steps=0, batch=1))
+    saved["stages"] = [{**plain, **stage} for stage in saved["stages"]]
     old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}

@@ -1,14 +1,13 @@
 """`skyreels-jax data encode`: a folder of videos to features, stopped, in parts, refused."""
 
 import dataclasses
-import json
 import os
 import signal
 
-import imageio.v3 as iio
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from own_videos import encode
 
 from skyreels_jax.cli.main import main
 from skyreels_jax.core.errors import UserError
@@ -23,42 +22,7 @@ from skyreels_jax.pipelines.encoders import LoadedEncoders, open_encoders
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.testing.videos import write_video
 
-SHORT = {"resolution": "32x48", "num_frames": 33}
-FILM, STILL = Bucket(frames=33, height=32, width=48), Bucket(frames=1, height=32, width=48)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    """Three films, one of them 16 times a second, two images and a broken file."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_video(folder / "a.mp4", frames=70)
-    write_video(folder / "b.mp4", frames=66, fps=32)
-    write_video(folder / "c.mp4", frames=34)
-    (folder / "d.mp4").write_text("broken")
-    for name in ("e.png", "f.png"):
-        iio.imwrite(folder / name, np.full((40, 60, 3), 90, np.uint8))
-    lines = [
-        {"file": "a.mp4", "caption": ["a red ring", "a red ring moves slowly to the right"]},
-        {"file": "b.mp4", "caption": "a blue square", "subject_type": "Animal"},
-        {"file": "c.mp4", "caption": "a green triangle in a meadow", "subject_type": "Human"},
-        {"file": "d.mp4", "caption": "nothing"},
-        {"file": "e.png", "caption": "a still ring", "subject_type": "Human"},
-        {"file": "f.png", "caption": "a still square", "subject_type": "Animal"},
-    ]
-    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return folder
-
-
-def encode(videos, model, out, *more, **options):
-    flags = {**SHORT, "videos": videos, "model": model, "data_dir": out, **options}
-    return main(["data", "encode", *(f"--{k}={v}" for k, v in flags.items()), *more])
-
-
-@pytest.fixture(scope="module")
-def features(videos, micro_folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("features") / "set"
-    assert encode(videos, micro_folder, out) == 0
-    return out
+STILL, FILM, LONG = (Bucket(frames=frames, height=32, width=48) for frames in (1, 33, 65))
 
 
 def records(folder):
@@ -81,13 +45,14 @@ def assert_same(first, second):
             assert (one["fps"], one["subject_type"]) == (other["fps"], other["subject_type"])
 
 
-def test_features_are_what_the_model_makes_of_clips(videos, micro_folder, features):
-    sets = read_features([features])
-    assert list(sets.tables) == [STILL, FILM] and sets.made.channels == 4
+def test_features_are_what_the_model_makes_of_clips(own_videos, micro_folder, own_features):
+    sets = read_features([own_features])
+    assert list(sets.tables) == [STILL, FILM, LONG] and sets.made.channels == 4
+    assert sets.tables[LONG][0]["latents"].shape == (17, 4, 6, 4)
     table = sets.tables[FILM]
-    assert len(table) == 4 and sorted(table.fps) == [16, 24, 24, 24]
-    assert sorted(table.subject_types) == ["Animal", "Human", "none", "none"]
-    samples = [table[i] for i in range(4)]
+    assert len(table) == 3 and sorted(table.fps) == [16, 24, 24]
+    assert sorted(table.subject_types) == ["Animal", "Human", "none"]
+    samples = [table[i] for i in range(3)]
     for index, sample in enumerate(samples):
         assert sample["latents"].shape == (9, 4, 6, 4) and sample["latents"].dtype == np.float16
         assert sample["fps"] == table.fps[index]
@@ -100,7 +65,7 @@ def test_features_are_what_the_model_makes_of_clips(videos, micro_folder, featur
     np.testing.assert_allclose(second.astype(np.float32), expected, rtol=2**-8)
     assert sets.tokens == 9 and len(sets.null) == 1
     human = next(s for s in samples if s["subject_type"] == "Human")
-    (clip,) = plan(videos, [Entry(file="c.mp4", captions=("x",))], buckets("32x48", 33)).clips
+    (clip,) = plan(own_videos, [Entry(file="c.mp4", captions=("x",))], buckets("32x48", 33)).clips
     latents = loaded.latents(clip.read())
     np.testing.assert_allclose(human["latents"], latents, rtol=1e-3, atol=1e-3)
 
@@ -117,7 +82,7 @@ def test_padded_is_the_compact_context_of_the_pipelines():
 
 
 def test_a_stopped_run_goes_on_and_nothing_is_made_twice(
-    videos, micro_folder, features, tmp_path, monkeypatch, capfd
+    own_videos, micro_folder, own_features, tmp_path, monkeypatch, capfd
 ):
     made, latents = [], LoadedEncoders.latents
 
@@ -130,39 +95,39 @@ def test_a_stopped_run_goes_on_and_nothing_is_made_twice(
         return latents(self, clip)
 
     monkeypatch.setattr(LoadedEncoders, "latents", counted)
-    assert encode(videos, micro_folder, tmp_path) == 130
+    assert encode(own_videos, micro_folder, tmp_path) == 130
     assert "the same command goes on from here" in capfd.readouterr().err
     manifest = read_manifest(tmp_path / "part-1-of-1")
     assert len(manifest.ids) == 2 and not manifest.done
     with pytest.raises(UserError, match="not finished: give `data encode` --part 1/1 again"):
         read_features([tmp_path])
-    assert encode(videos, micro_folder, tmp_path) == 130
+    assert encode(own_videos, micro_folder, tmp_path) == 130
     with pytest.raises(MemoryError):
-        encode(videos, micro_folder, tmp_path)
-    assert encode(videos, micro_folder, tmp_path) == 0
+        encode(own_videos, micro_folder, tmp_path)
+    assert encode(own_videos, micro_folder, tmp_path) == 0
     assert len(made) == 7  # six clips, and one that was not kept
-    assert_same(records(tmp_path), records(features))
+    assert_same(records(tmp_path), records(own_features))
     # Now there is nothing left to do.
-    assert encode(videos, micro_folder, tmp_path) == 0 and len(made) == 7
+    assert encode(own_videos, micro_folder, tmp_path) == 0 and len(made) == 7
 
 
-def test_parts_are_a_whole(videos, micro_folder, features, tmp_path, capfd):
-    assert encode(videos, micro_folder, tmp_path, part="2/2") == 0
-    assert encode(videos, micro_folder, tmp_path, part="1/3") == 2
+def test_parts_are_a_whole(own_videos, micro_folder, own_features, tmp_path, capfd):
+    assert encode(own_videos, micro_folder, tmp_path, part="2/2") == 0
+    assert encode(own_videos, micro_folder, tmp_path, part="1/3") == 2
     assert "is being made in 2 parts: --part I/2" in capfd.readouterr().err
-    assert encode(videos, micro_folder, tmp_path, part="1/2") == 0
-    assert_same(records(tmp_path), records(features))
+    assert encode(own_videos, micro_folder, tmp_path, part="1/2") == 0
+    assert_same(records(tmp_path), records(own_features))
 
 
-def test_stale_features_are_refused(videos, micro_folder, features, tmp_path, capfd):
+def test_stale_features_are_refused(own_videos, micro_folder, own_features, tmp_path, capfd):
     def refused(*args, **options):
-        assert encode(*args, features, **options) == 2
+        assert encode(*args, own_features, **options) == 2
         return capfd.readouterr().err.strip().splitlines()[-1]
 
     vae = dataclasses.replace(micro_configs()["vae"], latents_mean=(0.0,) * 4)
     other = write_micro_model(tmp_path / "other", vae=vae)
-    assert "were made otherwise (encoders " in refused(videos, other)
-    assert "resolution 32x48 -> 32x32" in refused(videos, micro_folder, resolution="32x32")
+    assert "were made otherwise (encoders " in refused(own_videos, other)
+    assert "resolution 32x48 -> 32x32" in refused(own_videos, micro_folder, resolution="32x32")
     moved = tmp_path / "moved"
     moved.mkdir()
     write_video(moved / "z.mp4", frames=34)
@@ -170,12 +135,12 @@ def test_stale_features_are_refused(videos, micro_folder, features, tmp_path, ca
     assert "holds 6 clips of other videos or captions" in refused(moved, micro_folder)
 
 
-def test_what_was_left_out_is_told(videos, micro_folder, features, tmp_path, capfd):
-    assert encode(videos, micro_folder, features) == 0
+def test_what_was_left_out_is_told(own_videos, micro_folder, own_features, tmp_path, capfd):
+    assert encode(own_videos, micro_folder, own_features) == 0
     out = capfd.readouterr().out
-    assert "6 clips (frames x height x width): 2 of 1x32x48, 4 of 33x32x48" in out
-    assert "1 broken files (d.mp4: " in out
-    assert list(read_manifest(features / "part-1-of-1").broken) == ["d.mp4"]
+    assert "6 clips (frames x height x width): 2 of 1x32x48, 3 of 33x32x48, 1 of 65x32x48" in out
+    assert "left out: 1 broken (d.mp4: " in out
+    assert list(read_manifest(own_features / "part-1-of-1").broken) == ["d.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -191,9 +156,9 @@ def test_what_was_left_out_is_told(videos, micro_folder, features, tmp_path, cap
         ({"resolution": "64x64"}, "fits a bucket of 64x64"),
     ],
 )
-def test_bad_input_is_one_line(videos, micro_folder, tmp_path, capfd, options, message):
+def test_bad_input_is_one_line(own_videos, micro_folder, tmp_path, capfd, options, message):
     out = tmp_path / "out"
-    assert encode(**{"videos": videos, "model": micro_folder, "out": out, **options}) == 2
+    assert encode(**{"videos": own_videos, "model": micro_folder, "out": out, **options}) == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("skyreels-jax: ") and message in error
     assert not out.exists()

@@ -3,12 +3,8 @@
 import dataclasses
 import pathlib
 
-from skyreels_jax.cli.recipes.text_to_video import (
-    OBJECTIVES,
-    TextToVideoRecipe,
-    check_windows,
-    encode_null,
-)
+from skyreels_jax.cli.recipes.checks import check_blocks, check_windows
+from skyreels_jax.cli.recipes.text_to_video import OBJECTIVES, TextToVideoRecipe, encode_null
 from skyreels_jax.core.config import from_dict, suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
@@ -29,7 +25,14 @@ def check(config: FlowDPOConfig) -> None:
     """Raises `UserError` for a model, films and times that do not go together, and for a plateau of
     something that the objective does not measure.
     """
-    check_windows(dataclasses.replace(config, objective=config.objective.velocity))
+    if config.data.features or config.model.text_encoder is None:
+        raise UserError(
+            "flow_dpo trains on films of ToyFilm's captions: it needs model.text_encoder, and "
+            "reads no data.features"
+        )
+    plain = dataclasses.replace(config, objective=config.objective.velocity)
+    check_windows(plain)
+    check_blocks(plain)
     if config.model.transformer.inject_sample_info:
         raise UserError(
             "flow_dpo tells the model no frame rate: model.transformer.inject_sample_info must be "

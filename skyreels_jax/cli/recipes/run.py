@@ -46,11 +46,11 @@ def train(
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
     placement = placed(recipe, config)
+    loader = recipe.loader(config)
     graphdef, params, rest = _begun(recipe, config, adapters, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
-    loader = recipe.loader(config)
     fixed = nnx.to_pure_dict(rest)
     tx = make_optimizer(config.optimizer, params, config.total_steps, fixed=fixed)
     step = make_train_step(

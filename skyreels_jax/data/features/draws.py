@@ -27,7 +27,7 @@ class Draw:
     bucket: Bucket
     share: float
     batch: int
-    groups: Sequence[tuple[float, Int[np.ndarray, " n"]]]
+    groups: Sequence[tuple[float, Int[np.ndarray, " _"]]]
 
 
 def draws(
