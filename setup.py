@@ -19,6 +19,8 @@ TEST = [
     "accelerate>=1.0",
     "pyyaml>=6",
     "peft>=0.17",  # with it diffusers loads adapters
+    "nbclient>=0.10",  # runs the notebooks
+    "ipykernel>=6.29",
 ]
 
 setup(

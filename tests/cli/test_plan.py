@@ -18,6 +18,8 @@ SMALL = (
     *("--set", "mesh.fsdp=2", "--set", "mesh.context=2"),
     *("--set", "stages=({'steps': 1, 'batch': 2, 'frames': 33, 'resolution': '256p'},)"),
 )
+COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
+compiles = pytest.mark.skipif(not COMPILER.exists(), reason="`make test` installs the TPU compiler")
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true
 
@@ -71,18 +73,18 @@ def test_seconds_on_a_ring():
     assert Collective(kind="all-reduce", **one).seconds(1e3) == pytest.approx(3 * 0.75)
 
 
-def plan(*flags):
-    command = [sys.executable, "-m", "skyreels_jax", "plan", "--config", f"{CONFIG}:1.3b", "--json"]
-    env = os.environ | {"XLA_FLAGS": ""}
+def plan(config, *flags):
+    command = [sys.executable, "-m", "skyreels_jax", "plan", "--config", config, "--json"]
+    env = os.environ | {"XLA_FLAGS": "", "TPU_LIBRARY_PATH": str(COMPILER)}
     done = subprocess.run([*command, *flags], capture_output=True, text=True, env=env, timeout=1200)
     assert done.returncode in (0, 1), done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@compiles
 @pytest.mark.parametrize("step", ["train", "sample"])
 def test_a_miniature_plan(step):
-    pytest.importorskip("libtpu")
-    made = plan("--topology", "v5e:2x2", "--step", step, *SMALL)
+    made = plan(f"{CONFIG}:1.3b", "--topology", "v5e:2x2", "--step", step, *SMALL)
     assert made["fits"] and 0 < made["peak"] < made["limit"] == 16 * 2**30
     assert made["mesh"] == {"data": 1, "fsdp": 2, "tensor": 1, "context": 2} | {
         "attention": "ulysses"
@@ -96,15 +98,11 @@ def test_a_miniature_plan(step):
     assert 0 < made["estimated"]["mfu"] < 1
 
 
+@compiles
 @pytest.mark.slow
 def test_14b_fits_on_v5p():
-    pytest.importorskip("libtpu")
-    command = [sys.executable, "-m", "skyreels_jax", "plan", "--json", "--topology", "v5p:4x4x8"]
     config = CONFIG.replace("256p", "540p") + ":14b"
-    done = subprocess.run(
-        [*command, "--config", config, "--set", "accumulate=8"], capture_output=True, text=True
-    )
-    made = json.loads(done.stdout.splitlines()[-1])
+    made = plan(config, "--topology", "v5p:4x4x8", "--set", "accumulate=8")
     assert made["fits"] and made["peak"] < 40 * 2**30
 
 
