@@ -59,7 +59,7 @@ def test_a_signal_saves_first_and_the_exit_code_says_which(root, args, monkeypat
 def test_too_small_a_disk_is_told_before_anything_is_made(root, args, monkeypatch, capfd):
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(run, "make_train_step", pytest.fail)
+    monkeypatch.setattr(run, "fit", pytest.fail)
     out = root / "nothing"
     assert main([*args, "--out", str(out), "--set", "keep=4"]) == 2
     said = capfd.readouterr().err.strip().splitlines()[-1]
@@ -70,12 +70,12 @@ def test_too_small_a_disk_is_told_before_anything_is_made(root, args, monkeypatc
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("/dev/null/run", "out: cannot write to /dev/null (Not a directory); give another"),
+        ("/dev/null/run", "cannot write to '/dev/null/run': Not a directory"),
         ("gs://bucket/run", "out: gs://bucket/run is no folder; mount the bucket"),
     ],
 )
 def test_where_nothing_can_be_written(args, capfd, monkeypatch, out, message):
-    monkeypatch.setattr(run, "make_train_step", pytest.fail)
+    monkeypatch.setattr(run, "_begun", pytest.fail)
     assert main([*args, "--out", out]) == 2
     assert message in capfd.readouterr().err
 

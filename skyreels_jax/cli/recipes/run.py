@@ -22,6 +22,7 @@ from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
+from skyreels_jax.pipelines.files import check_writable
 from skyreels_jax.pipelines.run import has_adapters, run_config
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
@@ -53,7 +54,9 @@ def train(
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
     placement = placed(recipe, config)
-    loader = recipe.loader(config)
+    check_writable(folder)
+    with hosts.in_turn("data"):
+        loader = recipe.loader(config)
     graphdef, params, rest = _begun(recipe, config, adapters, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
@@ -62,8 +65,6 @@ def train(
     ema = bool(config.ema_decay)
     abstract = jax.eval_shape(lambda params: init_state(params, tx, ema=ema), params)
     check_room(folder / "checkpoints", abstract, config.checkpoints)
-    with hosts.in_turn("data"):
-        loader = recipe.loader(config)
     start = init_state(params, tx, ema=ema, placement=placement)
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
