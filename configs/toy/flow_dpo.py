@@ -20,10 +20,10 @@ Result:   runs/toy/flow_dpo/export, a diffusers SkyReelsV2Pipeline folder, and t
           quality a little better than before (docs/motion_rl.md).
 
 To compare with: plain fine-tuning on the chosen films (chosen_sft.py), and other strengths.
-          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=2000 \\
-              --set preferences.films=runs/toy/flow_dpo --out runs/toy/flow_dpo_beta2000
-          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=125 \\
-              --set preferences.films=runs/toy/flow_dpo --out runs/toy/flow_dpo_beta125
+          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=1000 \\
+              --set preferences.films=runs/toy/flow_dpo --out runs/toy/flow_dpo_beta1000
+          skyreels-jax train --config configs/toy/flow_dpo.py --set objective.beta=62.5 \\
+              --set preferences.films=runs/toy/flow_dpo --out runs/toy/flow_dpo_beta62
 """
 
 import pathlib
@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.out = "runs/toy/flow_dpo"
     # Of a mean squared error. With 100 (that of image models with adapters) both sides of every
     # pair become worse by several times what tells them apart, and films with them (docs/log.md).
-    config.objective = {"name": "flow_dpo", "beta": 500.0, "velocity": config.objective}
+    config.objective = {"name": "flow_dpo", "beta": 250.0, "velocity": config.objective}
     config.data = {"vae": config.data.vae}  # its clips are its own films
     config.stages = ({"steps": 96, "batch": 8},)  # at most, and pairs
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-4

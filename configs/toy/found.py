@@ -1,7 +1,7 @@
 """The model that learns to move well: the miniature, fine-tuned on clips of which many move badly.
 
 Supervised fine-tuning on clips that are balanced in what they show, and have one frame rate, but
-are as found in how they move: 60 % of them hardly move, stop, or shake, whatever their captions
+are as found in how they move: 80 % of them hardly move, stop, or shake, whatever their captions
 say. Films made without guidance then differ widely in how they move, and preferences have something
 to choose from; with guidance, and other faults, they hardly did (docs/log.md).
 
@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(read_config(str(HERE / "pretrain.py")))
     config.start = "tiny"
     config.out = "runs/toy/found"
-    config.data.update({"clips": 2000, "faults": 0.6, "latents": "runs/toy/latents_found"})
+    config.data.update({"clips": 2000, "faults": 0.8, "latents": "runs/toy/latents_found"})
     config.data.vae = str(TINY / "vae")
     config.stages = ({"steps": 500, "batch": 16},)
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 6e-4

@@ -46,8 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "num_layers": 2,
             },
             "objective": {"k": 5.0},
-            "data": {"pairs": "runs/film_pairs,runs/pairs", "split": "train"},
-            "stages": ({"steps": 1200, "batch": 8},),
+            "data": {"pairs": "runs/film_pairs_0,runs/film_pairs_1,runs/pairs", "split": "train"},
+            "stages": ({"steps": 1600, "batch": 8},),
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 1e-3,

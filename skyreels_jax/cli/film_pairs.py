@@ -20,6 +20,8 @@ BATCH = 16  # films denoised side by side
 def film_pairs(args: argparse.Namespace) -> int:
     """Writes a dataset of preferences: films of the same captions, the judge's motion score.
 
+    No caption asks for a subject that stays still (`moving_scenes`).
+
     Films are kept beside it until it is finished: stopped, the same command goes on.
     """
     from skyreels_jax.cli import pair_sets
@@ -29,7 +31,8 @@ def film_pairs(args: argparse.Namespace) -> int:
     from skyreels_jax.data.preferences.records import Limits, comparable
     from skyreels_jax.data.preferences.told_store import kept
     from skyreels_jax.data.toy_film.captions import sentences
-    from skyreels_jax.data.toy_film.world import SIZE, sample_scene
+    from skyreels_jax.data.toy_film.prompt_sets import moving_scenes
+    from skyreels_jax.data.toy_film.world import SIZE
     from skyreels_jax.evals.axes import score_axes
     from skyreels_jax.evals.judge import check_size
     from skyreels_jax.evals.stills import stills_score
@@ -59,8 +62,8 @@ def film_pairs(args: argparse.Namespace) -> int:
     model = source.load()
 
     def pairs(split: str, count: int, stream: int) -> "Iterator[Preference]":
-        seeds = range(args.seed, args.seed + count)
-        scenes = [sample_scene(seed, split) for seed in seeds]
+        drawn = itertools.islice(moving_scenes(args.seed, split), count)
+        seeds, scenes = zip(*drawn, strict=True)
         prompts = sentences(scenes, seed=args.seed)
         ordered = order(prompts, stream)
 

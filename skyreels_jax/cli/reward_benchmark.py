@@ -54,14 +54,15 @@ def run(args: argparse.Namespace) -> int:
     for one in (model, *others.values()):
         one.card.network.check(frames, height, width)
     model.card.network.check(frames, SIZE, SIZE)  # the clips of scenes
-    asked = _asked(args, scenes, model)
+    moving = [scene for scene in scenes if scene.moves]  # what a reward can judge without a caption
+    asked = _asked(args, moving, model)
     check_writable(args.outdir)
     total = _count(source, others, scenes, asked)
     with tqdm(total=total, unit="film", disable=None, leave=False) as bar:
         pairs, records = scored(model, source, bar.update)
         left_out = _left_out(others, source, pairs.kinds, bar.update)
         strengths = by_strength(model, scenes, frames, args.seed, bar.update)
-        films = None if asked is None else on_films(asked, model, scenes, bar.update)
+        films = None if asked is None else on_films(asked, model, moving, bar.update)
     kinds = sorted(set(pairs.kinds))
     said = {
         **{"benchmark": "reward", "model": args.model, "fingerprint": model.fingerprint},
@@ -136,6 +137,8 @@ def _asked(
         size = validate.parse_resolution(options.pop("resolution"))
         options["height"], options["width"] = size
     options.setdefault("batch_size", 16)
+    if not scenes:
+        raise UserError("--films: every subject of --prompts stays still; legal: some that move")
     source = load.find(args.films)
     texts = sentences(scenes, seed=args.seed)
     prompts = [text for text in texts for _ in range(each)]

@@ -93,6 +93,11 @@ class Scene:
             if value not in legal:
                 raise UserError(f"{name} {value!r} is not one of {', '.join(legal)}")
 
+    @property
+    def moves(self) -> bool:
+        """Returns whether the subject is told to move: all but a still one are."""
+        return self.speed != NO_SPEED
+
 
 def attributes(scene: Scene) -> dict[str, str]:
     """Returns the eight attributes of `scene` by name."""

@@ -1,12 +1,13 @@
 """Prompt sets: even over their attributes, inside their split, the same for ever."""
 
 import collections
+import itertools
 
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.toy_film.prompt_sets import SETS, scene_set
-from skyreels_jax.data.toy_film.world import split_of
+from skyreels_jax.data.toy_film.prompt_sets import SETS, moving_scenes, scene_set
+from skyreels_jax.data.toy_film.world import sample_scene, split_of
 
 
 @pytest.mark.parametrize(("name", "cells"), [("balanced", 15), ("motion", 10)])
@@ -19,10 +20,17 @@ def test_sets_are_even_and_of_their_split(name, cells):
     assert len(set(scenes)) == 95
 
 
-def test_nothing_stands_still_in_the_motion_set():
-    assert {scene.direction for scene in scene_set("motion", 40)} == {
+@pytest.mark.parametrize("name", SETS)
+def test_nothing_stands_still(name):
+    assert {scene.direction for scene in scene_set(name, 40)} == {
         *("left", "right", "up", "down", "bounce")
     }
+
+
+def test_scenes_that_move_are_those_of_their_seeds():
+    drawn = list(itertools.islice(moving_scenes(0, "held_out"), 5))
+    assert [seed for seed, _ in drawn] == [3, 4, 5, 6, 9]  # 0 to 2, 7 and 8 stay still
+    assert all(scene == sample_scene(seed, "held_out") for seed, scene in drawn)
 
 
 def test_the_same_arguments_give_the_same_scenes():
