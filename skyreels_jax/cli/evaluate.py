@@ -162,8 +162,8 @@ def add_reward(group: Any) -> None:
     group.add_argument(
         "--films",
         metavar="MODEL",
-        help="a model whose films are scored by reward and judge, several for each of those of --num "
-        "scenes whose subject moves",
+        help="a model whose films are scored by reward and judge, several for each of those "
+        "of --num scenes whose subject moves",
     )
     group.add_argument(
         "--per_prompt", type=int, metavar="N", help="films of each scene (default 4)"

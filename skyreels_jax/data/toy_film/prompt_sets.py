@@ -19,8 +19,8 @@ APART = 1_000_000  # seeds between the sets' first ones: drawn from the same, th
 
 
 def moving_scenes(seed: int, split: str) -> Iterator[tuple[int, Scene]]:
-    """Yields seeds from `seed` on, without end, with the scenes that `sample_scene` draws from them,
-    but those whose subjects are told to stay still.
+    """Yields seeds from `seed` on, without end, and the scenes that `sample_scene` draws from them,
+    without those whose subjects are told to stay still.
     """
     for drawn in itertools.count(seed):
         scene = sample_scene(drawn, split)
