@@ -18,7 +18,8 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.layout import MAX_SHARD_BYTES, read_json, write_json
 from skyreels_jax.models.reward.config import RewardConfig
-from skyreels_jax.models.reward.modeling import MatchingReward
+from skyreels_jax.models.reward.matching import mirrored
+from skyreels_jax.models.reward.modeling import MatchingReward, look
 from skyreels_jax.models.reward.weights import native_table
 from skyreels_jax.weights.convert import export_tree, load_tree
 from skyreels_jax.weights.reader import open_source
@@ -55,7 +56,8 @@ class RewardCard:
 
 
 class LoadedReward:
-    """A `RewardModel`: scores are the network's, less `card.mean`, by `card.deviation`.
+    """A `RewardModel`: scores are the network's, of a film and its mirror images, less `card.mean`,
+    by `card.deviation`.
 
     fingerprint: of everything that scores hang on, weights and configuration.
     """
@@ -73,7 +75,9 @@ class LoadedReward:
 
 
 def network_scores(graphdef: nnx.GraphDef, params: Params, videos: Films) -> Scores:
-    """Returns the scores before normalisation, `BATCH` films at a time."""
+    """Returns the scores before normalisation, `BATCH` films at a time. Mirror images of a film
+    have its score: training mirrors at random, and the mean is nearer to the truth (docs/log.md).
+    """
     parts = [np.zeros(0, np.float32)]
     for start in range(0, len(videos), BATCH):
         films = videos[start : start + BATCH]
@@ -84,7 +88,12 @@ def network_scores(graphdef: nnx.GraphDef, params: Params, videos: Films) -> Sco
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(graphdef: nnx.GraphDef, params: Params, videos: Any) -> jax.Array:
-    return nnx.merge(graphdef, params)(videos.astype(jnp.float32) / 127.5 - 1.0)
+    """Returns the mean score of films and of their mirror images: what moves well still does."""
+    model = nnx.merge(graphdef, params)
+    seen = look(videos.astype(jnp.float32) / 127.5 - 1.0, model.config)
+    for axis in (2, 3):
+        seen = jnp.concatenate([seen, mirrored(seen, axis)])
+    return model.score(seen).reshape(-1, len(videos)).mean(axis=0)
 
 
 def abstract_network(config: RewardConfig) -> tuple[nnx.GraphDef, Params]:

@@ -55,6 +55,13 @@ def matches(first: Cells, second: Cells, *, reach: int) -> Float[Array, "B T h w
     return jnp.stack([*moved, *unlike, jnp.exp(-stayed / TEMPERATURE) / total], axis=-1)
 
 
+def mirrored(found: Float[Array, "B T h w ..."], axis: int) -> Array:
+    """Returns what `matches` finds of films that are mirrored: upside down (axis 2) or left for
+    right (axis 3). What has moved along the axis has moved the other way.
+    """
+    return jnp.flip(found, axis).at[..., axis - 2].multiply(-1)
+
+
 def _smooth(cost: Float[Array, "B T h w"]) -> Float[Array, "B T h w"]:
     """Returns the mean of every 3 x 3 cells, those at the border being repeated."""
     for axis in (2, 3):

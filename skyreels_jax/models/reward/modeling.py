@@ -12,15 +12,30 @@ from skyreels_jax.nn.norm import LayerNorm
 from skyreels_jax.nn.stack import scan, stack
 
 Tokens = Float[Array, "B L D"]
+Seen = Float[Array, "B k h w lags 5"]  # what `matches` says of every cell, after each of LAGS
 LAGS = (1, 2)  # in tubes
 
 
-class MotionTokens(nnx.Module):
-    """Video to tokens [B, tubes, places, width], without knowing where and when they are.
+def look(video: Float[Array, "B T H W 3"], config: RewardConfig) -> Seen:
+    """Returns where every part of a film went, and how surely; no parameters.
 
     Of the frames where tubes begin, each is matched with the next and with the one after that: a
     subject that creeps and one that stands still differ little from frame to frame, and much after
-    eight. A token is told of all cells in four patches, by learned patterns, where they went.
+    eight. The last tubes, which have none so far on, show 0.
+    """
+    frames = mean_cells(video[:, :: config.tube], config.cell)
+
+    def lagging(lag: int) -> Float[Array, "B k h w 5"]:
+        missing = min(lag, frames.shape[1]) - 1
+        found = matches(frames[:, :-lag], frames[:, lag:], reach=config.reach)
+        return jnp.pad(found, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
+
+    return jnp.stack([lagging(lag) for lag in LAGS], axis=-2)
+
+
+class MotionTokens(nnx.Module):
+    """What is seen of motion to tokens [B, tubes, places, width], which do not know where and when
+    they are: each is told of all cells in four patches, by learned patterns, where they went.
     """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
@@ -29,25 +44,16 @@ class MotionTokens(nnx.Module):
         self.motion = Linear(seen, config.motion_dim, rngs=rngs)
         self.merge = Linear(config.merge**2 * config.motion_dim, config.width, rngs=rngs)
 
-    def __call__(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B k L D"]:
-        config = self.config
-        frames = mean_cells(video[:, :: config.tube], config.cell)
-        tubes = frames.shape[1] - 1
-        seen = jnp.concatenate([self._lagging(frames, lag) for lag in LAGS], axis=-1)
+    def __call__(self, seen: Seen) -> Float[Array, "B k L D"]:
+        config, (films, tubes) = self.config, seen.shape[:2]
         places = seen.shape[2] // (config.patch * config.merge)
         cut = (places, config.merge, config.patch)
-        seen = seen.reshape(len(video), tubes, *cut, *cut, seen.shape[-1])
+        seen = seen.reshape(films, tubes, *cut, *cut, -1)
         # To [B, k, row, column, row in token, column in token, what a patch shows].
         seen = seen.transpose(0, 1, 2, 5, 3, 6, 4, 7, 8)
-        patches = seen.reshape(len(video), tubes, places**2, config.merge**2, -1)
+        patches = seen.reshape(films, tubes, places**2, config.merge**2, -1)
         found = gelu_tanh(self.motion(patches))
-        return self.merge(found.reshape(len(video), tubes, places**2, -1))
-
-    def _lagging(self, frames: Float[Array, "B T h w 3"], lag: int) -> Float[Array, "B k h w 5"]:
-        """Returns matches `lag` frames on; 0 for the last tubes, which have none."""
-        missing = min(lag, frames.shape[1]) - 1
-        found = matches(frames[:, :-lag], frames[:, lag:], reach=self.config.reach)
-        return jnp.pad(found, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
+        return self.merge(found.reshape(films, tubes, places**2, -1))
 
 
 class Block(nnx.Module):
@@ -90,7 +96,11 @@ class MatchingReward(nnx.Module):
     def __call__(self, video: Float[Array, "B T H W 3"]) -> Float[Array, " B"]:
         """Returns a score a film; `UserError` for films of another length or size."""
         self.config.check(*video.shape[1:4])
-        x = self.tokens(video)
+        return self.score(look(video, self.config))
+
+    def score(self, seen: Seen) -> Float[Array, " B"]:
+        """Returns the score of films of which this is seen."""
+        x = self.tokens(seen)
         time = self.time_embedding[...][None, : x.shape[1], None].astype(x.dtype)
         x = x + time + self.place_embedding[...][None, None].astype(x.dtype)
         x = scan(self.blocks, x.reshape(x.shape[0], -1, x.shape[3]))

@@ -17,7 +17,7 @@ from skyreels_jax.models.reward import load as folders
 from skyreels_jax.models.reward.config import RewardConfig
 from skyreels_jax.models.reward.load import RewardCard, load_reward, save_reward
 from skyreels_jax.models.reward.matching import matches, mean_cells
-from skyreels_jax.models.reward.modeling import MatchingReward, MotionTokens
+from skyreels_jax.models.reward.modeling import MatchingReward, MotionTokens, look
 from skyreels_jax.models.reward.protocol import RewardModel
 
 MICRO = RewardConfig(
@@ -105,7 +105,7 @@ def test_tokens_are_told_of_both_lags():
     tokens.motion.kernel[...] = jnp.eye(config.width)
     tokens.merge.kernel[...] = jnp.eye(config.width)
     video = jnp.asarray(films(1), jnp.float32) / 127.5 - 1
-    found = np.asarray(tokens(video))
+    found = np.asarray(tokens(look(video, config)))
     assert found.shape == (1, 2, 16, 40)
     cells = mean_cells(video[:, ::4], 2)
     near, far = (matches(cells[:, :-n], cells[:, n:], reach=2) for n in (1, 2))
@@ -159,9 +159,14 @@ def test_a_folder_scores_as_the_network_normalised(network, saved):
     assert model.card.left_out == ("jitter",)
     videos = films(folders.BATCH + 3)
     found = model.score(videos)
-    raw = score(network, jnp.asarray(videos, jnp.float32) / 127.5 - 1)
+    # A film is scored with its mirror images, and so has their score.
+    images = [np.flip(videos, axes) for axes in ((), (2,), (3,), (2, 3))]
+    raw = [score(network, jnp.asarray(image, jnp.float32) / 127.5 - 1) for image in images]
+    assert np.std(raw, axis=0).min() > 1e-3
+    raw = np.mean(raw, axis=0)
+    np.testing.assert_allclose(model.score(images[3]), found, atol=1e-5)
     assert found.shape == (folders.BATCH + 3,) and found.dtype == np.float32
-    np.testing.assert_allclose(found, (np.asarray(raw) - 0.3) / 2, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, (raw - 0.3) / 2, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.score(videos[5:7]), found[5:7], atol=1e-6)
     assert model.score(videos[:0]).shape == (0,)
     with pytest.raises(UserError, match="sees 5, 9 frames"):
