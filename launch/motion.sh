@@ -29,11 +29,11 @@ found=$!
 on 1 pairs data pairs --data_dir runs/pairs --num_clips 448 --per_clip 4 --model tiny &
 pairs=$!
 wait "$found"
-# Captions that flow_dpo.py does not train on; most of them on the core that is free first.
-on 0 film_pairs_0 data film-pairs --data_dir runs/film_pairs_0 --num_clips 256 --seed 5000 $FILMS &
+# Of captions that flow_dpo.py does not train on.
+on 0 film_pairs_0 data film-pairs --data_dir runs/film_pairs_0 --num_clips 144 --seed 5000 $FILMS &
 films=$!
 wait "$pairs"
-on 1 film_pairs_1 data film-pairs --data_dir runs/film_pairs_1 --num_clips 128 --seed 6000 $FILMS &
+on 1 film_pairs_1 data film-pairs --data_dir runs/film_pairs_1 --num_clips 144 --seed 6000 $FILMS &
 wait "$films"
 wait "$!"
 on 0,1 reward train --config configs/toy/reward.py &
