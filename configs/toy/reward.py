@@ -1,8 +1,11 @@
 """The reward model: which of two clips moves better, from distorted twins and from own films.
 
 Commands: skyreels-jax data pairs --data_dir runs/pairs --num_clips 448 --per_clip 4 --model tiny
-          skyreels-jax data film-pairs --data_dir runs/film_pairs --model runs/toy/found/export \\
-              --num_clips 288 --guidance_scale 1 --inference_steps 15 --seed 5000
+          for i in 0 1; do
+            skyreels-jax data film-pairs --data_dir runs/film_pairs_$i --num_clips 144 \\
+                --model runs/toy/found/export --guidance_scale 1 --inference_steps 15 \\
+                --seed $((5000 + 1000 * i))
+          done
           skyreels-jax train --config configs/toy/reward.py
           skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs \\
               --films runs/toy/found/export --guidance_scale 1 --inference_steps 15
