@@ -1,5 +1,15 @@
 """Orbax checkpoints of a training run: state, data iterator, resolved configuration."""
 
 from skyreels_jax.checkpoint.manager import Checkpoints, restore_params
+from skyreels_jax.checkpoint.reader import CheckpointParams, find_checkpoint, is_checkpoint
+from skyreels_jax.checkpoint.writer import Leaf, write_checkpoint
 
-__all__ = ["Checkpoints", "restore_params"]
+__all__ = [
+    "CheckpointParams",
+    "Checkpoints",
+    "Leaf",
+    "find_checkpoint",
+    "is_checkpoint",
+    "restore_params",
+    "write_checkpoint",
+]

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from skyreels_jax.checkpoint.chunks import chunked
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import matched
 from skyreels_jax.core.types import Params
@@ -46,7 +47,7 @@ class Checkpoints:
         if step == self.latest():
             return
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(state, save_args=jax.tree.map(chunked, state)),
             data=ocp.args.JsonSave(data),
             config=ocp.args.JsonSave(config),
         )
