@@ -11,9 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from skyreels_jax.checkpoint.chunks import CHUNK_BYTES, chunked
+from skyreels_jax.checkpoint.chunks import chunked
 
 Index = tuple[int, ...]
+PART_BYTES = 1 << 23  # of small layers several are written at once: each writing is a file
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,13 +36,13 @@ class Leaf:
 
     def parts(self) -> Iterator[tuple[Any, np.ndarray]]:
         """Yields (index, `leaf[index]`) of parts that make up the leaf: several layers of a stack,
-        or several rows, of about `CHUNK_BYTES`.
+        or several rows, of about `PART_BYTES`.
         """
         whole = self.read(()) if self.ndim < 3 else None
         if self.ndim == 0:
             yield (), self.cast(whole)
             return
-        rows = max(1, CHUNK_BYTES * self.shape[0] // (self.size * self.dtype.itemsize))
+        rows = max(1, PART_BYTES * self.shape[0] // (self.size * self.dtype.itemsize))
         for start in range(0, self.shape[0], rows):
             part = slice(start, min(start + rows, self.shape[0]))
             yield part, self._layers(part) if whole is None else self.cast(whole[part])
@@ -84,12 +85,20 @@ class _Lazily(ocp.type_handlers.NumpyHandler):
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
-        self._turn = asyncio.Lock()
+        self._turn, self._error = asyncio.Lock(), None
+
+    async def _background_serialize(self, *args: Any) -> None:
+        await super()._background_serialize(*args)
+        if self._error is not None:
+            raise self._error
 
     async def _open_and_write(self, value: Leaf, tspec: dict, ts_context: Any) -> None:
         store = await tensorstore.open(
             tensorstore.Spec(tspec), create=True, open=True, context=ts_context
         )
         async with self._turn:  # Orbax begins with all leaves at once
-            for index, values in value.parts():
-                await store[index].write(values)
+            try:
+                for index, values in value.parts() if self._error is None else ():
+                    await store[index].write(values)
+            except Exception as error:  # raised when nobody is at work any more
+                self._error = error

@@ -4,45 +4,62 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
-from skyreels_jax.checkpoint import Checkpoints, restore_params
+from skyreels_jax.checkpoint import CheckpointParams, Checkpoints, find_checkpoint
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import matched, named_leaves
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
-from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.nn.lora import add_adapters
+from skyreels_jax.pipelines import converted
 from skyreels_jax.pipelines.defaults import toy_defaults
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.lora import PART
-from skyreels_jax.pipelines.source import ModelSource, Modules
-from skyreels_jax.weights.merge import Adapter, Change, merge
+from skyreels_jax.pipelines.run_params import (
+    adapted_params,
+    load_params,
+    read_modules,
+    whole_params,
+)
+from skyreels_jax.pipelines.source import ModelSource
+from skyreels_jax.weights.merge import Adapter, Change
+from skyreels_jax.weights.params import ParamSource
 
 TRAINED = ("transformer", "text_encoder")
 KINDS = ("text_to_video", "flow_dpo")
 FORCING = "diffusion_forcing"  # the name of the objective
+_UPON = ("start", "lora")  # of the config: what adapters are upon, which only their run can say
 
 
-def open_run(path: pathlib.Path, find: Callable[[str], ModelSource]) -> ModelSource:
-    """Returns the source in the newest checkpoint under `path`/checkpoints.
+def open_run(
+    path: pathlib.Path,
+    find: Callable[[str], ModelSource],
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> ModelSource:
+    """Returns the source in the newest checkpoint under `path`/checkpoints, or in the one that
+    `path` is.
 
     The VAE is the one that the run's latents were made with. Of a run that trained adapters, they
     are merged into the model that they were trained upon, which `find` opens by its name.
+    config: what the run is taken for, if not for what its checkpoint says.
     Raises `UserError` if there is no checkpoint, the run trained something else, or that model is
     another one now.
     """
-    step, config = run_config(path)
+    step, kept = run_config(path)
+    config = kept if config is None else {**config, **{name: kept.get(name) for name in _UPON}}
+    if config.get("kind") == converted.KIND:
+        return converted.open_converted(path)
     if config.get("kind") not in KINDS:
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
     vae = layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")
-    configs = _model_configs(config)
-    base = None
+    configs = model_configs(config)
+    base, checkpoint = None, find_checkpoint(path)
     if has_adapters(config):
         base = find(config["start"])
         if base.fingerprint != config["lora"]["base"]:
@@ -51,43 +68,40 @@ def open_run(path: pathlib.Path, find: Callable[[str], ModelSource]) -> ModelSou
                 "now; what it exported before is still whole"
             )
 
-    def read(dtype: str) -> Modules:
-        made = {name: layout.abstract_model(name, configs[name]) for name in TRAINED}
-        like = {name: abstract for name, (_, abstract) in made.items()}
+    def params(weights: str | None) -> dict[str, ParamSource]:
         if base is None:
-            params = restore_params(path / "checkpoints", like)
-            params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+            trained = whole_params(checkpoint, configs, weights)
         else:
-            params = matched(_base_params(base, config, dtype), like, of=base.model_id)
-            params[PART] = merge(params[PART], [(trained_adapter(path), 1.0)])
-        modules = {name: nnx.merge(made[name][0], params[name]) for name in TRAINED}
-        return {**modules, "vae": layout.load_component(vae, dtype="float32")}
+            adapter = trained_adapter(path, weights=weights)
+            trained = adapted_params(base, configs, adapter, fps=config["data"].get("fps", 0))
+        return {**trained, "vae": layout.stored_params(vae)}
 
     def state() -> bytes:
         upon = b"" if base is None else base.state()
         return f"step {step} ".encode() + upon + weights_state([vae.weights])
 
+    whole = {**configs, "vae": vae.config}
     return ModelSource(
         model_id=str(path.resolve()),
-        configs={**configs, "vae": vae.config},
+        configs=whole,
         defaults=toy_defaults(config),
         load_tokenizer=build_tokenizer,
-        read=read,
+        read=lambda dtype: read_modules(params(None), whole, dtype),
+        params=params,
         state=state,
         forcing=_objective(config).get("name") == FORCING,
     )
 
 
 def run_config(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
-    """Returns the step of the newest checkpoint of the run in `path`, and its resolved config.
+    """Returns the step of the newest checkpoint of the run in `path`, or of the one that `path` is,
+    and its resolved config.
 
     Raises `UserError` if there is no checkpoint.
     """
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
-            raise UserError(f"no checkpoint under {path / 'checkpoints'} yet")
-        return step, checkpoints.config(step)
+    checkpoint = find_checkpoint(path)
+    with Checkpoints(checkpoint.parent) as checkpoints:
+        return int(checkpoint.name), checkpoints.config(int(checkpoint.name))
 
 
 def has_adapters(config: Mapping[str, Any]) -> bool:
@@ -95,13 +109,19 @@ def has_adapters(config: Mapping[str, Any]) -> bool:
     return config.get("lora") is not None
 
 
-def trained_adapter(path: pathlib.Path) -> Adapter:
-    """Returns the adapter that the run in `path` trained, its averaged one if it kept that.
+def trained_whole(config: Mapping[str, Any]) -> bool:
+    """Returns whether a run with this resolved config trained all that is in its checkpoints."""
+    return config.get("kind") != converted.KIND and not has_adapters(config)
 
+
+def trained_adapter(path: pathlib.Path, *, weights: str | None = None) -> Adapter:
+    """Returns the adapter that the run in `path` trained.
+
+    weights: as in `CheckpointParams`.
     Raises `UserError` where the checkpoint does not hold what the run's config says.
     """
     config = run_config(path)[1]
-    lora, configs = config["lora"], _model_configs(config)
+    lora, configs = config["lora"], model_configs(config)
 
     def make() -> TextToVideo:
         parts = (layout.KINDS[name].model(configs[name], rngs=nnx.Rngs(0)) for name in TRAINED)
@@ -111,8 +131,10 @@ def trained_adapter(path: pathlib.Path) -> Adapter:
         return model
 
     like = nnx.to_pure_dict(nnx.split(nnx.eval_shape(make), nnx.Param, ...)[1])
-    stored = restore_params(path / "checkpoints", like)[PART]
-    return adapter_of(stored, scale=lora["alpha"] / lora["rank"], name=str(path))
+    stored = CheckpointParams(find_checkpoint(path), weights=weights)
+    matched(stored.leaves, like, of=f"the checkpoint {stored.name}")
+    params = load_params(stored.within(PART), like[PART], "float32")
+    return adapter_of(params, scale=lora["alpha"] / lora["rank"], name=str(path))
 
 
 def adapter_of(params: Params, *, scale: float, name: str) -> Adapter:
@@ -130,16 +152,8 @@ def adapter_of(params: Params, *, scale: float, name: str) -> Adapter:
     return Adapter(name=name, changes=changes)
 
 
-def _base_params(base: ModelSource, config: Mapping[str, Any], dtype: str) -> Params:
-    """Returns the weights that the adapters of a run were trained upon."""
-    modules = base.read(dtype)
-    params = {name: nnx.to_pure_dict(nnx.state(modules[name])) for name in TRAINED}
-    if tells_fps(params[PART]) and not config["model"][PART]["inject_sample_info"]:
-        params[PART] = fold_fps(params[PART], config["data"]["fps"])  # as the run did
-    return params
-
-
-def _model_configs(config: Mapping[str, Any]) -> dict[str, Any]:
+def model_configs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configurations of the models that a run with this resolved config trained."""
     return {name: from_dict(layout.KINDS[name].config, config["model"][name]) for name in TRAINED}
 
 

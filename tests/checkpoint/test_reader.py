@@ -84,8 +84,8 @@ def test_there_must_be_a_checkpoint_with_such_weights(tmp_path):
 
 @pytest.mark.parametrize("size", [1 << 26, 100])
 def test_leaves_that_are_read_while_they_are_written(tmp_path, monkeypatch, size):
-    for module in (chunking, writer):
-        monkeypatch.setattr(module, "CHUNK_BYTES", size)
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", size)
+    monkeypatch.setattr(writer, "PART_BYTES", size)
     reads = []
 
     def leaf(path, array):

@@ -6,7 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 from flax import nnx
 from jax.sharding import Mesh
 
-from skyreels_jax.core.types import Params
 from skyreels_jax.parallel.rules import Rules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
@@ -23,9 +22,7 @@ class Recipe(Protocol):
         """
         ...
 
-    def make(
-        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
-    ) -> nnx.Module:
+    def make(self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None) -> nnx.Module:
         """Returns the model with its first parameters, for the devices of `mesh`."""
         ...
 
@@ -37,8 +34,10 @@ class Recipe(Protocol):
         """Prepares the data and returns what opens a stage's batches."""
         ...
 
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes `params` as others read them (diffusers form) into the empty `folder`."""
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
+        """Writes the newest checkpoint of the run in `config.out` as others read it (diffusers
+        form) into the empty `folder`: averaged parameters if the run kept them.
+        """
         ...
 
 

@@ -1,7 +1,6 @@
 """Training a text-to-video model on pairs of its own films."""
 
 import dataclasses
-import pathlib
 
 from skyreels_jax.cli.recipes.text_to_video import (
     OBJECTIVES,
@@ -11,7 +10,6 @@ from skyreels_jax.cli.recipes.text_to_video import (
 )
 from skyreels_jax.core.config import from_dict, suggest
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import pipeline
 from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -75,8 +73,3 @@ class FlowDPORecipe(TextToVideoRecipe):
         return lambda stage, index, rows: pipeline(
             pairs, told, batch=stage.batch, seed=config.seed + index, rows=rows
         )
-
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes a whole pipeline, as `TextToVideoRecipe` does."""
-        plain = dataclasses.replace(config, objective=config.objective.velocity)
-        super().export(plain, params, folder, dtype)

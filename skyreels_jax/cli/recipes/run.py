@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes.base import Recipe
-from skyreels_jax.cli.recipes.lora import adapted, check_lora, export_adapter
+from skyreels_jax.cli.recipes.lora import adapted, check_lora
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
@@ -20,7 +20,6 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
-from skyreels_jax.pipelines.run import has_adapters, run_config
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
@@ -149,20 +148,17 @@ def export(
     """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
     They are the averaged ones if the run kept them. Adapters are merged, and written by themselves
-    as well (`lora.FILE`). The folder, `to`/export or that of the run, is written aside and moved
-    into place. Raises `UserError` when there is no checkpoint.
+    as well (`pipelines.convert.FILE`). The folder, `to`/export or that of the run, is written aside
+    and moved into place. Raises `UserError` when there is no checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
         raise UserError(f"{out} holds no checkpoints to export; train first")
-    params = started(str(out), abstract_params(recipe, config))
     to = to or out
     partial, final = to / "export.partial", to / "export"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    recipe.export(config, params, partial, dtype)
-    if has_adapters(run_config(out)[1]):
-        export_adapter(out, config, partial, dtype)
+    recipe.export(config, partial, dtype)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     return final

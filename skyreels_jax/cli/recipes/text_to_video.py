@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import shutil
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from jax.sharding import Mesh
 from skyreels_jax.cli.recipes import clips
 from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.types import Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -24,6 +22,7 @@ from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.sharding import sharding_rules
 from skyreels_jax.models.text_to_video import TextToVideo
+from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.umt5.modeling import UMT5Encoder
 from skyreels_jax.models.umt5.sharding import SHARDING_RULES
@@ -32,7 +31,7 @@ from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.parallel.context import ContextAttention
 from skyreels_jax.parallel.rules import Rules, within
-from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
+from skyreels_jax.pipelines.convert import run_model
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
@@ -75,9 +74,7 @@ class TextToVideoRecipe:
             objective=from_dict(OBJECTIVES[name], config.objective),
         )
 
-    def make(
-        self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None
-    ) -> TextToVideo:
+    def make(self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None) -> TextToVideo:
         attend = attention
         if mesh is not None:
             own = {"platform": mesh.devices.flat[0].platform}
@@ -128,17 +125,10 @@ class TextToVideoRecipe:
 
         return open_stage
 
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`."""
-        shutil.copytree(vae_folder(config.data), folder / "vae")
-        for name in ("transformer", "text_encoder"):
-            part = getattr(config.model, name)
-            layout.save_component(folder / name, name, part, params[name], dtype=jnp.dtype(dtype))
-        build_tokenizer().save_pretrained(folder / "tokenizer")
-        scheduler = {**layout.SCHEDULER, "flow_shift": config.flow_shift}
-        forcing = isinstance(config.objective, DiffusionForcing)
-        layout.write_index(folder, scheduler=scheduler, pipeline=layout.PIPELINES[forcing])
-        write_defaults(folder, toy_defaults(to_dict(config)))
+        run = pathlib.Path(config.out)
+        write_diffusers(run_model(run, dtype=dtype, config=to_dict(config)), folder)
 
 
 def check_windows(config: TrainConfig) -> None:
