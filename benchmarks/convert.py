@@ -1,7 +1,7 @@
 """How much memory `skyreels-jax convert` takes, of a synthetic run with the shapes of a real model.
 
     python benchmarks/convert.py                      # 1.3B: 6 GB of disk and as much again, twice
-    python benchmarks/convert.py --layers 16 --width 384 --ffn_dim 2048
+    python benchmarks/convert.py --layers 32 --width 256 --ffn_dim 3072
 
 A checkpoint is converted to a diffusers folder and that to an Orbax one, each in a process of its
 own, which has converted a micro model before. What is measured is by how much its resident memory

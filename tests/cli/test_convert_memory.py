@@ -9,7 +9,7 @@ import sys
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-SIZES = ("--layers", "16", "--width", "384", "--ffn_dim", "2048", "--text_dim", "64")
+SIZES = ("--layers", "32", "--width", "256", "--ffn_dim", "3072", "--text_dim", "64")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says how much memory was held")
@@ -32,6 +32,6 @@ def test_memory_is_that_of_the_largest_group_of_tensors(flags, tmp_path):
     ]
     for row in rows:
         # Whoever held all of it would be far beyond.
-        assert row["written"] > 3 * row["group"]
+        assert row["written"] > 2 * row["group"]
         assert row["growth"] <= 1.2 * row["group"], row
     assert not list(tmp_path.iterdir())
