@@ -13,6 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
+# The TPU compiler of this jax lies apart: beside jax it would be asked for TPUs, loudly, by every program.
+LIBTPU := from importlib.metadata import requires; print(next(r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")))
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
@@ -44,6 +47,7 @@ $(VENV)/.installed: $(VENV)/.created setup.py pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.created setup.py pyproject.toml
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) --editable '.[test]'
+	$(INSTALL) --no-deps --target $(VENV)/tpu "$$($(BIN)/python -c '$(LIBTPU)')"
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

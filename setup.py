@@ -17,7 +17,10 @@ TEST = [
     "diffusers==0.42.1",
     "torch==2.13.0",
     "accelerate>=1.0",
+    "pyyaml>=6",
     "peft>=0.17",  # with it diffusers loads adapters
+    "nbclient>=0.10",  # runs the notebooks
+    "ipykernel>=6.29",
 ]
 
 setup(
@@ -35,6 +38,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        "tensorstore>=0.1.84",  # reads parts of checkpoints
         "grain>=0.2.18",
         "tensorflow-datasets>=4.9.10",
         "array_record>=0.8",
@@ -49,6 +53,7 @@ setup(
         "ftfy>=6",
         "huggingface_hub>=1",
         "tqdm>=4.66",
+        "tensorboardX>=2.6.2",
         "numpy>=2",
         "scipy>=1.12",
         "ml_dtypes>=0.5",
@@ -58,6 +63,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "torch": TORCH,
+        "wandb": ["wandb>=0.18"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "build>=1"],
     },

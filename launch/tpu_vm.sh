@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Cloud TPU VMs over gcloud: creates the slice, installs this repository on all of its hosts, trains.
-#   NAME=film ZONE=us-east5-a TYPE=v5p-128 launch/tpu_vm.sh --config configs/film/sft_720p.py:14b
-# Checkpoints have to lie where all hosts can write: --out gs://BUCKET/RUN. Given again, the same
+#   NAME=film ZONE=us-east5-a TYPE=v5p-128 SHARE=10.0.0.2:/runs \
+#     launch/tpu_vm.sh --config configs/film/sft_720p.py:14b --out /runs/sft_720p
+# Checkpoints have to lie where all hosts write: SHARE is an NFS export (Filestore), mounted on /runs. Given again, the same
 # command goes on from the last of them, on a new slice if the old one was preempted.
 set -euo pipefail
 
 NAME=${NAME:?a name for the slice}
 ZONE=${ZONE:?a zone that has such slices}
 TYPE=${TYPE:?an accelerator type such as v5p-128}
+SHARE=${SHARE:?an NFS export, HOST:/PATH, in which the runs are}
 VERSION=${VERSION:-v2-alpha-tpuv5}
 REPOSITORY=${REPOSITORY:-$(git config --get remote.origin.url)}
 BRANCH=${BRANCH:-main}
@@ -23,6 +25,10 @@ fi
 printf -v arguments '%q ' "$@"
 tpu ssh "$NAME" --worker=all --command "
   set -e
+  if ! mountpoint --quiet /runs; then
+    sudo apt-get install --yes --quiet nfs-common
+    sudo mkdir -p /runs && sudo mount -t nfs $SHARE /runs
+  fi
   [ -d skyreels_jax ] || git clone --branch $BRANCH $REPOSITORY skyreels_jax
   cd skyreels_jax && git fetch && git checkout $BRANCH && git pull
   [ -d .venv ] || python3 -m venv .venv

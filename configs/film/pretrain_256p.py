@@ -17,6 +17,9 @@ usual for models of this size), averaged weights, batches, steps, a fifth of the
 
 import ml_collections
 
+from skyreels_jax.core.config import suggest
+from skyreels_jax.core.errors import UserError
+
 SIZES = {
     "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
@@ -24,6 +27,8 @@ SIZES = {
 
 
 def get_config(size: str = "1.3b") -> ml_collections.ConfigDict:
+    if size not in SIZES:
+        raise UserError(f"no model of this size: {size}{suggest(size, SIZES)}")
     return ml_collections.ConfigDict(
         {
             "kind": "text_to_video",

@@ -48,7 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-4
     config.optimizer.warmup_steps = 20
     config.optimizer.decay_start = 1.0  # a stage ends when it is flat, not at a known step
-    config.optimizer.frozen = ("text_encoder/.*",)
+    fixed = {"paths": "text_encoder/.*", "frozen": True}
+    config.optimizer.policies = (fixed, *config.optimizer.policies)
     config.ema_decay = 0.98
     config.save_every = 50
     config.preferences = {

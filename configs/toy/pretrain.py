@@ -59,7 +59,10 @@ def get_config() -> ml_collections.ConfigDict:
                 "decay_start": 0.5,
                 "decay": "linear",
                 "muon_iterations": 3,
-                "adam_paths": (".*patch_embedding/kernel", ".*head/kernel"),
+                "policies": (
+                    {"paths": ".*patch_embedding/kernel", "adam": True},
+                    {"paths": ".*head/kernel", "adam": True},
+                ),
             },
             "ema_decay": 0.999,
             "flow_shift": 3.0,

@@ -2,12 +2,14 @@
 
 from skyreels_jax.checkpoint.manager import Checkpoints, restore_params
 from skyreels_jax.checkpoint.reader import CheckpointParams, find_checkpoint, is_checkpoint
+from skyreels_jax.checkpoint.room import check_room
 from skyreels_jax.checkpoint.writer import Leaf, write_checkpoint
 
 __all__ = [
     "CheckpointParams",
     "Checkpoints",
     "Leaf",
+    "check_room",
     "find_checkpoint",
     "is_checkpoint",
     "restore_params",

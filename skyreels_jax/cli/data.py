@@ -1,5 +1,8 @@
 """Renders ToyFilm, shows it, measures its judge, and makes pairs that differ in motion alone.
 
+encode makes training data of people's own videos: a model's latents of them and text states of
+their captions, on which `train` trains a transformer by itself (`data.features`).
+
 pairs writes PREFERENCES, a dataset of clips and of distorted twins of them; label-sheet puts some
 of its pairs on a page on which people say which clip moves better, and import-labels writes the
 dataset again with what they say.
@@ -12,17 +15,19 @@ examples:
   skyreels-jax data pairs --data_dir data --num_clips 512
   skyreels-jax data film-pairs --model runs/toy/found/export --guidance_scale 1 --data_dir data
   skyreels-jax data label-sheet --pairs data/preferences/NAME/1.0.0 --num 40 --outdir out
+  skyreels-jax data encode --videos clips --model Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers \
+      --resolution 540p --num_frames 97 --data_dir features
   skyreels-jax data import-labels --labels ann.jsonl --labels bob.csv --pairs ... --data_dir data
 """
 
 import argparse
 import pathlib
 
-from skyreels_jax.cli import preferences
+from skyreels_jax.cli import encode, preferences
 from skyreels_jax.core.errors import UserError
 
 NAME = "data"
-HELP = "render ToyFilm, look at it, measure its judge; make pairs and collect labels"
+HELP = "render ToyFilm, measure its judge; encode own videos; make pairs and collect labels"
 
 
 # What each action reads, with its default.
@@ -36,6 +41,7 @@ ACTIONS = {
         "seed": 0,
     },
     "judge": {"noise": 0.0, "num": 200, "num_frames": 33, "seed": 0},
+    **encode.ACTIONS,
     **preferences.ACTIONS,
 }
 LEAST = {"seed": 0, "num": 1, "num_frames": 5, "num_clips": 1}
@@ -49,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ACTIONS,
         help="build: render the TFDS dataset; show: write a contact sheet of fresh films; "
         "judge: print the judge's accuracy on fresh films of known truth; "
+        "encode: make features of own videos; "
         "twins: write a contact sheet of distorted twins; pairs: write the TFDS dataset of "
         "preferences; film-pairs: the same of a model's own films, which the judge compares; "
         "import-pairs: the same from a file; "
@@ -56,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "import-labels: print how far they agree, and write the dataset with their labels",
     )
     flags = parser.add_argument
-    flags("--num_frames", type=int, metavar="N", help="of each film (default 33)")
+    said = "of each film (default 33); encode: at most (97)"
+    flags("--num_frames", type=int, metavar="N", help=said)
     flags("--seed", type=int, metavar="N", help="of scenes, twins, sides (default 0)")
     flags(
         "--num", type=int, metavar="N", help="show, judge: films (8, 200); label-sheet: pairs (20)"
@@ -75,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training clips (build: 4096, pairs: 512); film-pairs: captions (192)",
     )
     flags("--noise", type=float, metavar="X", help="judge: s.d. of added noise, levels (default 0)")
+    encode.add_arguments(parser)
     preferences.add_arguments(parser)
 
 
@@ -91,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         if values.get(name, least) < least and (args.action, name) != ("build", "num_frames"):
             raise UserError(f"--{name} must be {least} or more, got {values[name]}")
     args = argparse.Namespace(**values, action=args.action)
-    return {"build": build, "show": show, "judge": judge, **preferences.RUN}[args.action](args)
+    own = {"build": build, "show": show, "judge": judge}
+    return (own | encode.RUN | preferences.RUN)[args.action](args)
 
 
 def build(args: argparse.Namespace) -> int:

@@ -130,3 +130,33 @@ def given_options(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str,
     """Returns the values of the flags among `names` that were given."""
     values = {name: getattr(args, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def add_mesh(group: Any) -> None:
+    """Adds --mesh."""
+    group.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="devices that share a film: data (the sides of guidance, films side by side), context "
+        "(tokens), tensor (heads), fsdp (weights), attention=ring; -1: all that are left, such as "
+        "data=2,context=-1 (default: one makes it alone)",
+    )
+
+
+def mesh(text: str | None, source: Any, request: Any) -> Any:
+    """Returns the `MeshConfig` of --mesh; `UserError` for one that the request does not fit."""
+    if text is None:
+        return None
+    from skyreels_jax.core.config import from_dict
+    from skyreels_jax.parallel.mesh import MeshConfig
+    from skyreels_jax.pipelines.divided import check_mesh
+
+    parts = dict(part.partition("=")[::2] for part in text.split(","))
+    values = {name: int(size) if _whole(size) else size for name, size in parts.items()}
+    config = from_dict(MeshConfig, values)
+    check_mesh(config, source, request)
+    return config
+
+
+def _whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_given(content)
     how = parser.add_argument_group("how")
     flags.add_sampling(how)
+    flags.add_mesh(how)
     how.add_argument("--batch_size", type=int, metavar="N", help="films made side by side")
     flags.add_windows(parser)
     where = parser.add_argument_group("where")
@@ -76,10 +77,11 @@ def run(args: argparse.Namespace) -> int:
     for path in [*paths, *map(film.sidecar_path, paths), *([sheet] if sheet else [])]:
         if path.exists() and not args.overwrite:
             raise UserError(f"{str(path)!r} exists; give --overwrite, another --outdir or --seed")
+    mesh = flags.mesh(args.mesh, source, request)
     film.film_writer(paths[0])
     files.check_writable(args.outdir)
 
-    model = source.load(dtype=request.dtype)
+    model = source.load(dtype=request.dtype, mesh=mesh)
     if fingerprint not in (None, source.fingerprint):
         print(f"note: {model_id} is not as it was when that film was made", file=sys.stderr)
     frames = []

@@ -6,14 +6,13 @@ The real TPU compiler does it, on this machine's CPU; nothing is computed. The c
 
 examples:
   skyreels-jax plan --config configs/film/pretrain_540p.py:14b --topology v5p:4x4x8
-  skyreels-jax plan --config configs/film/sft_720p.py:14b --topology tpu7x:4x4x4 --set mesh.context=8
-  skyreels-jax plan --config configs/film/pretrain_540p.py:1.3b --topology v6e:8x8 --step sample --json
+  skyreels-jax plan --config configs/film/sft_720p.py:14b --topology tpu7x:4x4x4 \\
+      --set mesh.context=8 --set remat=block
+  skyreels-jax plan --config configs/film/sft_720p.py:1.3b --topology v6e:8x8 --step sample --json
 """
 
 import argparse
 import json
-
-from skyreels_jax.core.errors import UserError
 
 NAME = "plan"
 HELP = "compile a full-size step for a TPU topology, without one: does it fit, how fast is it"

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         help='twins, pairs: "tiny", a folder or hub id: shows all clips as its decoder does, as a '
         "reward for its films must see them, and makes those of --kinds v2v, t2v, i2v; film-pairs: "
-        "makes the films",
+        "makes the films; encode: whose VAE and text encoder",
     )
     flags(
         "--per_clip",

@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crossfade", type=float, metavar="X", help="seconds for which prompts mix (default 0)"
     )
     flags.add_given(content)
-    flags.add_sampling(parser.add_argument_group("how"))
+    how = parser.add_argument_group("how")
+    flags.add_sampling(how)
+    flags.add_mesh(how)
     flags.add_windows(parser)
     where = parser.add_argument_group("where")
     where.add_argument(
@@ -113,8 +115,10 @@ def new(args: argparse.Namespace) -> Job:
         raise UserError(f"{str(path)!r} is the video that the film continues; give another --out")
     files.check_writable(path.parent)
 
+    mesh = flags.mesh(args.mesh, source, request)
+
     def start(progress: Any) -> "FilmStream":
-        model = source.load(dtype=request.dtype)
+        model = source.load(dtype=request.dtype, mesh=mesh)
         return model.open_stream(request, story, progress=progress)
 
     return Job(start, path, state, overwrite=args.overwrite)
@@ -141,8 +145,10 @@ def resumed(args: argparse.Namespace) -> Job:
     header = fragments.header_of(request.height, request.width, request.fps)
     size = fragments.cut(path, state.frames, header=header)
 
+    mesh = flags.mesh(args.mesh, source, request)
+
     def start(progress: Any) -> "FilmStream":
-        model = source.load(dtype=request.dtype)
+        model = source.load(dtype=request.dtype, mesh=mesh)
         return model.resume(state, seconds=args.seconds, progress=progress)
 
     return Job(start, path, args.resume, size)

@@ -8,6 +8,7 @@ the config adapters alone are trained; the export has them merged, and by themse
 
 import argparse
 import importlib.util
+import inspect
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ from skyreels_jax.core.errors import UserError
 
 NAME = "train"
 HELP = "train from a config file (resumes by itself), then export in diffusers form"
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,26 +49,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float16",
         help="type of the exported weights (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stopped_code",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit code of a run that SIGTERM stopped before its end, when it has saved and can go "
+        "on (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and exports; returns the exit code (130 when a signal stopped the run early)."""
-    from skyreels_jax.parallel.hosts import join
+    """Trains and exports; returns the exit code."""
+    from skyreels_jax.parallel import hosts
 
     values = read_config(args.config)
-    join(args.hosts, count=args.host_count, index=args.host_index)
+    hosts.join(args.hosts, count=args.host_count, index=args.host_index)
+    with hosts.ending_at_once(), hosts.quiet():
+        return _run(args, values)
+
+
+def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
+    from skyreels_jax.parallel.hosts import ALONE
+
     recipe, config = resolved(values, args.set)
     if args.out:
         config = override(config, "out", args.out)
+    if "://" in config.out:
+        raise UserError(f"out: {config.out} is no folder; mount the bucket or share, and name that")
 
     if config.kind == "flow_dpo":
+        if args.hosts != ALONE:
+            raise UserError("--hosts: one process makes the films of flow_dpo; leave it out")
         from skyreels_jax.cli.recipes import stages as trainer
     else:
         from skyreels_jax.cli.recipes import run as trainer
 
     if not args.export_only and not trainer.train(recipe, config):
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        return args.stopped_code
     folder = trainer.export(recipe, config, dtype=args.export_dtype)
     print(folder)
     return 0
@@ -115,10 +134,10 @@ def read_config(path: str) -> Mapping[str, Any]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
-    if choice and choice not in (legal := getattr(module, "SIZES", ())):
-        raise UserError(f"{file} does not come as {choice!r}{suggest(choice, legal)}")
-    given = (choice,) if choice else ()
-    config = module.get_config(*given) if hasattr(module, "get_config") else None
+    make = getattr(module, "get_config", None)
+    if choice and (make is None or not inspect.signature(make).parameters):
+        raise UserError(f"{file} is one config; leave out :{choice}")
+    config = None if make is None else make(choice) if choice else make()
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path} has no get_config() that returns an ml_collections.ConfigDict")
     return config.to_dict()

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
@@ -46,10 +47,19 @@ class Bucket:
 
 
 def sizes(resolution: str) -> tuple[tuple[int, int], ...]:
-    """Returns (height, width) for each of `ASPECTS`; raises `UserError` for unknown names."""
-    if resolution not in RESOLUTIONS:
-        raise UserError(f"no resolution {resolution!r}{suggest(resolution, RESOLUTIONS)}")
-    return _sizes(*RESOLUTIONS[resolution])
+    """Returns (height, width) for each of `ASPECTS`, or the one that "HEIGHTxWIDTH" names.
+
+    Raises `UserError` for unknown names and sides that are not of whole patches.
+    """
+    if resolution.lower() in RESOLUTIONS:
+        return _sizes(*RESOLUTIONS[resolution.lower()])
+    if (named := re.fullmatch(r"(\d+)x(\d+)", resolution)) is None:
+        near = suggest(resolution, RESOLUTIONS)
+        raise UserError(f"no resolution {resolution!r}{near} (or HEIGHTxWIDTH)")
+    height, width = int(named[1]), int(named[2])
+    if not height or not width or height % PATCH or width % PATCH:
+        raise UserError(f"resolution {resolution}: legal are sides that are multiples of {PATCH}")
+    return ((height, width),)
 
 
 @functools.cache

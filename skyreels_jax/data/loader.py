@@ -148,7 +148,7 @@ class CutLatents(grain.transforms.RandomMap):
         }
 
 
-def pipeline(
+def batches(
     source: Source,
     transform: grain.transforms.RandomMap,
     *,
@@ -156,16 +156,11 @@ def pipeline(
     seed: int,
     groups: Sequence[tuple[float, Int[np.ndarray, " _"]]] = (),
     rows: tuple[int, int] = (0, 1),
-    threads: int = 2,
-    prefetch: int = 8,
-) -> grain.IterDataset:
-    """Returns the endless stream of batches of `source` under `transform`, a new order every epoch.
+) -> grain.MapDataset:
+    """Returns the endless batches of `source` under `transform`, a new order every epoch.
 
     groups: (share of the draws, indices into `source`) of each group; none: all of it is one.
     rows: (index, parts): of the equal parts of every batch, cut in order, the one that is given.
-    Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead
-    (numpy releases the interpreter lock where it matters; worker processes cost more than they give
-    for small clips).
     """
     if len(source) == 0:
         raise UserError("the data set is empty")
@@ -180,7 +175,26 @@ def pipeline(
     if len(orders) > 1:
         data = grain.MapDataset.mix(orders, [share for share, _ in groups])
     index, count = rows
-    batch = batch // count
-    data = data.random_map(transform).batch(batch, drop_remainder=True)[index::count]
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch // batch, 2))
-    return data.to_iter_dataset(options)
+    return data.random_map(transform).batch(batch // count, drop_remainder=True)[index::count]
+
+
+def pipeline(
+    source: Source,
+    transform: grain.transforms.RandomMap,
+    *,
+    batch: int,
+    rows: tuple[int, int] = (0, 1),
+    threads: int = 2,
+    prefetch: int = 8,
+    **options: Any,
+) -> grain.IterDataset:
+    """Returns the stream of `batches`, of which `options` are others.
+
+    Its iterators have `get_state()` and `set_state()`. `threads` read `prefetch` samples ahead
+    (numpy releases the interpreter lock where it matters; worker processes cost more than they give
+    for small clips).
+    """
+    data = batches(source, transform, batch=batch, rows=rows, **options)
+    own = max(batch // rows[1], 1)
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch // own, 2))
+    return data.to_iter_dataset(reading)

@@ -14,18 +14,26 @@ from skyreels_jax.models.umt5.text import compact_context
 class TextToVideo(nnx.Module):
     """Velocity of video latents from text tokens or from ready text states.
 
-    `text_encoder` is any module called as `(input_ids [B, S], mask [B, S]) -> [B, S, E]`;
+    `text_encoder` is any module called as `(input_ids [B, S], mask [B, S]) -> [B, S, E]`, or None
+    for a model that is given ready text states only;
     `transformer` is called as `(latents, timestep, context, *, context_weight, fps,
     image_context)`. `max_length` is the token count to which the official pipeline pads with zeros.
     """
 
-    def __init__(self, transformer: nnx.Module, text_encoder: nnx.Module, *, max_length: int = 512):
+    def __init__(
+        self, transformer: nnx.Module, text_encoder: nnx.Module | None, *, max_length: int = 512
+    ):
         self.transformer = transformer
         self.text_encoder = text_encoder
         self.max_length = max_length
 
     def encode(self, input_ids: TokenIds, length: Int[Array, "B"]) -> dict[str, Array]:
-        """Returns `context` [B, S, E] and `context_weight` [B, S] of texts of `length` tokens."""
+        """Returns `context` [B, S, E] and `context_weight` [B, S] of texts of `length` tokens.
+
+        Raises `UserError` without a text encoder.
+        """
+        if self.text_encoder is None:
+            raise UserError("this model has no text encoder: pass context with context_weight")
         mask = jnp.arange(input_ids.shape[1])[None, :] < length[:, None]
         hidden = self.text_encoder(input_ids, mask)
         context, weight = compact_context(hidden, length, max_length=self.max_length)

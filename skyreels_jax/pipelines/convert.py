@@ -1,6 +1,7 @@
 """From any model to a folder in any form: model folders, training runs and their checkpoints."""
 
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +20,13 @@ from skyreels_jax.pipelines import converted, load
 from skyreels_jax.pipelines.defaults import write_defaults
 from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.pipelines.run import (
-    TRAINED,
     has_adapters,
     model_configs,
     open_run,
     run_config,
+    run_encoders,
     trained_adapter,
+    trained_params,
 )
 from skyreels_jax.weights.lora import export_lora
 from skyreels_jax.weights.writer import write_file
@@ -47,7 +49,7 @@ def convert(
 
     source: a model folder (diffusers, official), the folder of a training run, or one of its
     checkpoints. form: "diffusers", "official", or "orbax" (`converted`).
-    dtype: of the stored weights; None: as they are. Of a run, of what it trained: its VAE stays.
+    dtype: of the stored weights; None: as they are. Of a run, of what it trained: the rest stays.
     weights: "ema" or "raw", of a run; None: averaged ones if it kept them.
     lora: of a run that trained adapters: "merged" into what they are upon, and beside it (None as
     well), or "alone": `target` is the adapter's folder.
@@ -93,28 +95,46 @@ def run_model(
     own = run_config(run)[1]
     if own.get("kind") == converted.KIND:
         return converted.converted_model(run, dtype=dtype, weights=weights)
-    source = open_run(run, load.find, config=config)
+    config = own if config is None else config
+    source, encoders = open_run(run, load.find, config=config), run_encoders(config)
+    trained, scheduler = model_configs(config), layout.SCHEDULER
+    if encoders is not None:
+        scheduler = encoders.folder.scheduler
 
     def write_rest(folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
-        source.tokenizer.save_pretrained(tokenizer)
+        if encoders is None:
+            source.tokenizer.save_pretrained(tokenizer)
+        else:
+            shutil.copytree(encoders.folder.tokenizer, tokenizer)
         write_defaults(folder, source.defaults)
-        if has_adapters(own):
-            (folder / FILE).parent.mkdir()
-            write_adapter(run, folder / FILE, dtype=dtype, weights=weights)
+        _write_beside(run, folder, dtype=dtype, weights=weights)
 
     return WholeModel(
         parts={
             name: Part(
                 config=source.configs[name],
                 params=params,
-                dtype=dtype if name in TRAINED else None,
+                dtype=dtype if name in trained else None,
             )
             for name, params in source.params(weights).items()
         },
-        scheduler={**layout.SCHEDULER, "flow_shift": source.defaults.shift},
+        scheduler={**scheduler, "flow_shift": source.defaults.shift},
         pipeline=layout.PIPELINES[source.forcing],
         write_rest=write_rest,
     )
+
+
+def write_trained(
+    run: pathlib.Path, folder: pathlib.Path, *, dtype: str, config: Mapping[str, Any]
+) -> None:
+    """Writes what a training run trained, and nothing else, in diffusers form into `folder`.
+
+    config: as in `open_run`, whose errors it raises.
+    """
+    configs = model_configs(config)
+    for name, params in trained_params(run, load.find, config=config).items():
+        layout.write_component(folder / name, name, configs[name], params, dtype=dtype)
+    _write_beside(run, folder, dtype=dtype)
 
 
 def write_adapter(
@@ -126,6 +146,14 @@ def write_adapter(
     table = layout.KINDS[PART].diffusers_table(part)
     tensors = export_lora(trained_adapter(run, weights=weights), table, abstract, dtype=dtype)
     write_file(file, dict(tensors), metadata={"format": "pt"})
+
+
+def _write_beside(
+    run: pathlib.Path, folder: pathlib.Path, *, dtype: str | None, weights: str | None = None
+) -> None:
+    if has_adapters(run_config(run)[1]):
+        (folder / FILE).parent.mkdir()
+        write_adapter(run, folder / FILE, dtype=dtype, weights=weights)
 
 
 def _write_alone(

@@ -7,6 +7,7 @@ loaded as any other model.
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from skyreels_jax.models.transfer import (
     write_small_files,
 )
 from skyreels_jax.pipelines.run_params import read_modules, whole_params
-from skyreels_jax.pipelines.source import ModelSource, open_folder
+from skyreels_jax.pipelines.source import ModelSource, Modules, open_folder
 from skyreels_jax.weights.convert import cast, target_dtype
 from skyreels_jax.weights.params import ParamSource
 
@@ -107,12 +108,11 @@ def open_converted(path: pathlib.Path) -> ModelSource:
             return checkpoints.config(int(checkpoint.name))["origin"].encode()
 
     source = open_folder(str(root.resolve()), root)
-    return dataclasses.replace(
-        source,
-        read=lambda dtype: read_modules(params(None), source.configs, dtype),
-        params=params,
-        state=state,
-    )
+
+    def read(dtype: str, names: Collection[str] = tuple(source.configs)) -> Modules:
+        return read_modules(params(None), source.configs, dtype, names)
+
+    return dataclasses.replace(source, read=read, params=params, state=state)
 
 
 def _apart(folder: layout.ModelFolder) -> dict[str, layout.Component]:

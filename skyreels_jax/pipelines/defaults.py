@@ -8,7 +8,9 @@ from typing import Any
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.models.layout import SETTINGS
+from skyreels_jax.data.buckets import sizes
+from skyreels_jax.data.video_folder.rate import RATES
+from skyreels_jax.models.layout import SETTINGS, ModelFolder
 from skyreels_jax.pipelines.prompts import WAN_NEGATIVE_PROMPT
 
 
@@ -80,6 +82,24 @@ def write_defaults(folder: pathlib.Path, defaults: Defaults) -> None:
     """Writes the settings file of a model folder."""
     text = json.dumps(to_dict(defaults), ensure_ascii=False, indent=2)
     (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def own_defaults(folder: ModelFolder, config: Mapping[str, Any]) -> Defaults:
+    """Returns what a model trained on own videos makes: films like those it was trained on at last,
+    and all else as the model in `folder`, whose VAE and text encoder it has.
+
+    config: of its training, resolved, as a dict.
+    """
+    last = config["stages"][-1]
+    height, width = sizes(last["resolution"])[0]
+    return dataclasses.replace(
+        read_defaults(folder.path, folder.scheduler),
+        num_frames=last["frames"],
+        height=height,
+        width=width,
+        fps=float(config["data"]["fps"] or RATES[0]),
+        shift=config["flow_shift"],
+    )
 
 
 def toy_defaults(config: Mapping[str, Any]) -> Defaults:

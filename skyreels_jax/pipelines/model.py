@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,10 @@ import skyreels_jax
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.causal import CachedBlocks
+from skyreels_jax.pipelines.divided import check_mesh
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.film_stream import FilmStream, carried_on
 from skyreels_jax.pipelines.image_to_video import image_conditions
@@ -49,6 +50,7 @@ class VideoModel:
     model, vae, image_encoder: (graphdef, params) of `TextToVideo`, of the VAE, and of the CLIP
     encoder of an image-to-video model.
     lora: the adapters of films that do not name others.
+    mesh: how devices share the work (`divided`); None: one does it all.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class VideoModel:
         vae: tuple[Any, Params],
         image_encoder: tuple[Any, Params] | None = None,
         lora: tuple[Lora, ...] = (),
+        mesh: MeshConfig | None = None,
     ):
         self.source = source
+        self._mesh = mesh
         self.dtype = dtype
         self.lora = lora
         self._graphdef = model[0]
@@ -229,7 +233,7 @@ class VideoModel:
     def steps(self, request: Request) -> int:
         """Returns how many times `films` will call `progress(1)`."""
         rows = sum(window.plan.rows for window in request.film.windows())
-        return rows * len(_batches(len(request.prompts), request.batch_size))
+        return rows * len(request.batches())
 
     def films(
         self,
@@ -250,6 +254,7 @@ class VideoModel:
         )
         if latents is not None:
             latents = check_latents(latents, (count, *shape))
+        check_mesh(self._mesh, self.source, request)
         params = self._params_in(request)
         prompts = [clean_prompt(text) for text in request.prompts]
         negative = clean_prompt(request.negative_prompt)
@@ -259,7 +264,7 @@ class VideoModel:
         start, suffix = self._given_latents(request)
         make = self._maker(request, params, progress)
         before = list(self._shown_before(request))
-        for rows in _batches(count, request.batch_size):
+        for rows in request.batches():
             cond = self._condition([contexts[prompts[i]] for i in rows], request, image)
             null_cond = self._condition([contexts[negative]] * len(rows), request, image)
             shown = len(set(rows))
@@ -292,6 +297,7 @@ class VideoModel:
         progress: Callable[[int], Any] | None,
     ) -> Films:
         """Returns what makes the windows of a story."""
+        check_mesh(self._mesh, self.source, request)
         params, negative = self._params_in(request), clean_prompt(request.negative_prompt)
         texts = [*map(clean_prompt, story.prompts), negative]
         contexts = parts.Contexts(self._graphdef, params, self.source.tokenizer, texts)
@@ -446,11 +452,3 @@ def _step_cache_said(request: Request) -> dict[str, Any]:
         "use_ret_steps": cache.use_ret_steps,
         "force_teacache": cache.force,
     }
-
-
-def _batches(count: int, size: int) -> list[list[int]]:
-    """Returns sample numbers in equal batches of at most `size`; the last may repeat the end."""
-    number = math.ceil(count / size)
-    size = math.ceil(count / number)
-    rows = [min(i, count - 1) for i in range(number * size)]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,7 +1,8 @@
 """A model straight from the checkpoints of a training run: its averaged weights, if any."""
 
+import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import matched, named_leaves
 from skyreels_jax.core.types import Params
+from skyreels_jax.data.features.manifest import complete
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.nn.lora import add_adapters
 from skyreels_jax.pipelines import converted
-from skyreels_jax.pipelines.defaults import toy_defaults
+from skyreels_jax.pipelines.defaults import own_defaults, toy_defaults
+from skyreels_jax.pipelines.encoders import FROZEN, Encoders, encoders_of
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.pipelines.run_params import (
@@ -26,7 +29,7 @@ from skyreels_jax.pipelines.run_params import (
     read_modules,
     whole_params,
 )
-from skyreels_jax.pipelines.source import ModelSource
+from skyreels_jax.pipelines.source import ModelSource, Modules, load_tokenizer
 from skyreels_jax.weights.merge import Adapter, Change
 from skyreels_jax.weights.params import ParamSource
 
@@ -45,52 +48,102 @@ def open_run(
     """Returns the source in the newest checkpoint under `path`/checkpoints, or in the one that
     `path` is.
 
-    The VAE is the one that the run's latents were made with. Of a run that trained adapters, they
-    are merged into the model that they were trained upon, which `find` opens by its name.
+    What the run did not train is what its data were made with: the VAE of its latents, and the text
+    encoder of its features. Of a run that trained adapters, they are merged into the model that
+    they were trained upon, which `find` opens by its name.
     config: what the run is taken for, if not for what its checkpoint says.
     Raises `UserError` if there is no checkpoint, the run trained something else, or that model is
     another one now.
     """
-    step, kept = run_config(path)
-    config = kept if config is None else {**config, **{name: kept.get(name) for name in _UPON}}
+    step, config = _taken_for(path, config)
     if config.get("kind") == converted.KIND:
         return converted.open_converted(path)
     if config.get("kind") not in KINDS:
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
-    vae = layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")
-    configs = model_configs(config)
-    base, checkpoint = None, find_checkpoint(path)
-    if has_adapters(config):
-        base = find(config["start"])
-        if base.fingerprint != config["lora"]["base"]:
-            raise UserError(
-                f"{path}: its adapters were trained upon another {config['start']} than there is "
-                "now; what it exported before is still whole"
-            )
+    configs, encoders = model_configs(config), run_encoders(config)
+    if encoders is None:
+        frozen = {"vae": layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")}
+        defaults, load_words = toy_defaults(config), build_tokenizer
+    else:
+        frozen = {name: encoders.folder.components[name] for name in FROZEN}
+        defaults = own_defaults(encoders.folder, config)
+        load_words = functools.partial(load_tokenizer, encoders.folder.tokenizer)
+    base, checkpoint = _base(path, config, find), find_checkpoint(path)
+    whole = {**configs, **{name: part.config for name, part in frozen.items()}}
 
     def params(weights: str | None) -> dict[str, ParamSource]:
-        if base is None:
-            trained = whole_params(checkpoint, configs, weights)
-        else:
-            adapter = trained_adapter(path, weights=weights)
-            trained = adapted_params(base, configs, adapter, fps=config["data"].get("fps", 0))
-        return {**trained, "vae": layout.stored_params(vae)}
+        stored = {name: layout.stored_params(part) for name, part in frozen.items()}
+        return {**_trained_params(checkpoint, config, base, weights), **stored}
+
+    def read(dtype: str, names: Collection[str] = tuple(whole)) -> Modules:
+        return read_modules(params(None), whole, dtype, names)
 
     def state() -> bytes:
         upon = b"" if base is None else base.state()
-        return f"step {step} ".encode() + upon + weights_state([vae.weights])
+        weights = weights_state(part.weights for part in frozen.values())
+        return f"step {step} ".encode() + upon + weights
 
-    whole = {**configs, "vae": vae.config}
     return ModelSource(
         model_id=str(path.resolve()),
         configs=whole,
-        defaults=toy_defaults(config),
-        load_tokenizer=build_tokenizer,
-        read=lambda dtype: read_modules(params(None), whole, dtype),
+        defaults=defaults,
+        load_tokenizer=load_words,
+        read=read,
         params=params,
         state=state,
         forcing=_objective(config).get("name") == FORCING,
     )
+
+
+def trained_params(
+    path: pathlib.Path,
+    find: Callable[[str], ModelSource],
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, ParamSource]:
+    """Returns the parameters of what a run trained, and of nothing else: whether there still is
+    what its data were made with does not matter.
+
+    The arguments are those of `open_run`, and so are the errors.
+    """
+    config = _taken_for(path, config)[1]
+    return _trained_params(find_checkpoint(path), config, _base(path, config, find), None)
+
+
+def _taken_for(
+    path: pathlib.Path, config: Mapping[str, Any] | None
+) -> tuple[int, Mapping[str, Any]]:
+    step, kept = run_config(path)
+    upon = {name: kept.get(name) for name in _UPON}
+    return step, kept if config is None else {**config, **upon}
+
+
+def _base(
+    path: pathlib.Path, config: Mapping[str, Any], find: Callable[[str], ModelSource]
+) -> ModelSource | None:
+    """Returns what the adapters of a run were trained upon; None for a run of whole models."""
+    if not has_adapters(config):
+        return None
+    base = find(config["start"])
+    if base.fingerprint != config["lora"]["base"]:
+        raise UserError(
+            f"{path}: its adapters were trained upon another {config['start']} than there is "
+            "now; what it exported before is still whole"
+        )
+    return base
+
+
+def _trained_params(
+    checkpoint: pathlib.Path,
+    config: Mapping[str, Any],
+    base: ModelSource | None,
+    weights: str | None,
+) -> dict[str, ParamSource]:
+    configs = model_configs(config)
+    if base is None:
+        return whole_params(checkpoint, configs, weights)
+    adapter = trained_adapter(checkpoint, weights=weights)
+    return adapted_params(base, configs, adapter, fps=config["data"].get("fps", 0))
 
 
 def run_config(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
@@ -124,8 +177,10 @@ def trained_adapter(path: pathlib.Path, *, weights: str | None = None) -> Adapte
     lora, configs = config["lora"], model_configs(config)
 
     def make() -> TextToVideo:
-        parts = (layout.KINDS[name].model(configs[name], rngs=nnx.Rngs(0)) for name in TRAINED)
-        model = TextToVideo(*parts)
+        parts = {
+            name: layout.KINDS[name].model(part, rngs=nnx.Rngs(0)) for name, part in configs.items()
+        }
+        model = TextToVideo(parts[PART], parts.get("text_encoder"))
         shape = {"rank": lora["rank"], "alpha": lora["alpha"]}
         add_adapters(model, lora["targets"], **shape, within=f"{PART}/", rngs=nnx.Rngs(0))
         return model
@@ -154,7 +209,22 @@ def adapter_of(params: Params, *, scale: float, name: str) -> Adapter:
 
 def model_configs(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configurations of the models that a run with this resolved config trained."""
-    return {name: from_dict(layout.KINDS[name].config, config["model"][name]) for name in TRAINED}
+    return {
+        name: from_dict(layout.KINDS[name].config, config["model"][name])
+        for name in TRAINED
+        if config["model"][name] is not None
+    }
+
+
+def run_encoders(config: Mapping[str, Any]) -> Encoders | None:
+    """Returns what made the features that a run was trained on; None for one on ToyFilm.
+
+    Raises `UserError` where the features or that model are not there any more.
+    """
+    if not config["data"].get("features"):
+        return None
+    folder = pathlib.Path(config["data"]["features"].split(",")[0].strip())
+    return encoders_of(complete(folder)[0][1].made)
 
 
 def _objective(config: dict[str, Any]) -> dict[str, Any]:

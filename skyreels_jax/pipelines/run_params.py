@@ -1,7 +1,7 @@
 """The parameters that a training run ended with, to be read one by one."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -63,12 +63,15 @@ def load_params(source: ParamSource, abstract: Params, dtype: Any) -> Params:
 
 
 def read_modules(
-    params: Mapping[str, ParamSource], configs: Mapping[str, Any], dtype: str
+    params: Mapping[str, ParamSource],
+    configs: Mapping[str, Any],
+    dtype: str,
+    names: Collection[str],
 ) -> Modules:
-    """Returns the components with their weights, as `ModelSource.read` does."""
+    """Returns the components in `names` with their weights, as `ModelSource.read` does."""
     modules = {}
-    for name, config in configs.items():
-        graphdef, abstract = layout.abstract_model(name, config)
+    for name in (name for name in configs if name in names):
+        graphdef, abstract = layout.abstract_model(name, configs[name])
         own = "float32" if name in FLOAT32 else dtype
         modules[name] = nnx.merge(graphdef, load_params(params[name], abstract, own))
     return modules

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,9 +19,11 @@ from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.dit.teacache import teacache_coefficients
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import validate
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.pipelines.defaults import Defaults, read_defaults
+from skyreels_jax.pipelines.divided import Divided, DividedModel, DividedVAE
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.generate import MAX_TOKENS
 from skyreels_jax.pipelines.lora import Lora, Names, check_lora, transformer_names
@@ -44,7 +46,8 @@ class ModelSource:
     """Where a model is, and what it can make.
 
     configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
-    read: dtype -> the modules with their weights; transformer and text encoder in `dtype`.
+    read: (dtype, names) -> the modules with their weights; transformer and text encoder in `dtype`.
+    Without names all of them.
     params: weights -> the parameters of each component, to be read one by one; "ema" or "raw" of a
     training run, None: averaged ones if it kept them.
     state: what, beside the configurations, tells these weights from others.
@@ -55,7 +58,7 @@ class ModelSource:
     configs: dict[str, Any]
     defaults: Defaults
     load_tokenizer: Callable[[], Any]
-    read: Callable[[str], Modules]
+    read: Callable[..., Modules]
     params: Callable[[str | None], dict[str, ParamSource]]
     state: Callable[[], bytes]
     image_processor: CLIPImageConfig | None = None
@@ -191,10 +194,14 @@ class ModelSource:
                 "ones"
             )
 
-    def load(self, *, dtype: str | None = None, lora: Any = ()) -> "VideoModel":
+    def load(
+        self, *, dtype: str | None = None, lora: Any = (), mesh: MeshConfig | None = None
+    ) -> "VideoModel":
         """Returns the model with its weights; transformer and text encoder are `dtype`.
 
         lora: adapters of all its films that do not say otherwise.
+        mesh: how its devices share the work; None: the first makes films alone.
+        Raises `UserError` for a mesh that does not fit devices or weights.
         """
         from skyreels_jax.pipelines.model import VideoModel
 
@@ -202,13 +209,16 @@ class ModelSource:
         adapters = self.loras(lora)
         enable_compilation_cache()
         modules = self.read(dtype)
-        model = TextToVideo(modules["transformer"], modules["text_encoder"], max_length=MAX_TOKENS)
+        parts, vae = (modules["transformer"], modules["text_encoder"]), modules["vae"]
+        model = TextToVideo(*parts) if mesh is None else DividedModel(*parts, config=mesh)
+        vae = vae if mesh is None else DividedVAE(vae, model.mesh)
         encoder = modules.get("image_encoder")
         return VideoModel(
             self,
             dtype=dtype,
+            mesh=mesh,
             model=_split(model),
-            vae=_split(modules["vae"]),
+            vae=_split(vae),
             image_encoder=None if encoder is None else _split(encoder),
             lora=adapters,
         )
@@ -221,12 +231,13 @@ def open_folder(
     folder = layout.read_folder(path)
     components = folder.components
 
-    def read(dtype: str) -> Modules:
+    def read(dtype: str, names: Collection[str] = tuple(components)) -> Modules:
         if fetch is not None:
             fetch()
         return {
             name: layout.load_component(part, dtype="float32" if name in FLOAT32 else dtype)
             for name, part in components.items()
+            if name in names
         }
 
     def params(weights: str | None) -> dict[str, ParamSource]:
@@ -274,4 +285,5 @@ def default_dtype() -> str:
 
 def _split(model: nnx.Module) -> tuple[Any, Any]:
     graphdef, state = nnx.split(model)
-    return graphdef, nnx.to_pure_dict(state)
+    params = nnx.to_pure_dict(state)
+    return graphdef, model.placed(params) if isinstance(model, Divided) else params

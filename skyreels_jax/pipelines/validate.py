@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -94,6 +95,16 @@ class Request:
     def shift(self) -> float:
         """How far the steps are shifted to high noise."""
         return self.film.shift
+
+    def batches(self) -> list[list[int]]:
+        """Returns numbers of prompts in equal batches of at most `batch_size`; the last may repeat
+        the end.
+        """
+        count = len(self.prompts)
+        number = math.ceil(count / self.batch_size)
+        size = math.ceil(count / number)
+        rows = [min(i, count - 1) for i in range(number * size)]
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def make_request(

@@ -15,12 +15,18 @@ ADAPTED = ("text_to_video", "flow_dpo")  # the kinds of training that can train 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """`steps` steps on batches of one shape; size and frames 0 mean whole clips, uncut."""
+    """`steps` steps on batches of one shape; size and frames 0 mean whole clips, uncut.
+
+    resolution: on `data.features`: batches are of the buckets of this one ("540p", "32x48") and up
+    to `frames` frames, a bucket at a step. `batch` then counts clips of the largest of these
+    buckets, and there are more of smaller ones, of about as many tokens together.
+    """
 
     steps: int
     batch: int
     frames: int = 0
     size: int = 0
+    resolution: str = ""
 
     def __post_init__(self):
         if self.steps < 0 or self.batch < 1:
@@ -35,6 +41,43 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What is different for some parameters.
+
+    paths: a regular expression; the policy is of the parameters whose whole path it matches.
+    learning_rate: times that of the others.  weight_decay: in place of the optimizer's (None: that
+    one).
+    adam: Adam trains them, matrices too.  frozen: nothing does, and no gradient is computed.
+    """
+
+    paths: str
+    learning_rate: float = 1.0
+    weight_decay: float | None = None
+    adam: bool = False
+    frozen: bool = False
+
+    def __post_init__(self):
+        try:
+            re.compile(self.paths)
+        except re.error as error:
+            raise UserError(
+                f"optimizer.policies: {self.paths!r} is no regular expression ({error})"
+            ) from None
+        if not 0 <= self.learning_rate < math.inf or not 0 <= (self.weight_decay or 0) < math.inf:
+            raise UserError(
+                f"optimizer.policies: {self.paths!r}: learning_rate and weight_decay are finite "
+                "and 0 or more"
+            )
+        changed = (self.learning_rate, self.weight_decay, self.adam) != (1.0, None, False)
+        if self.frozen and changed:
+            raise UserError(f"optimizer.policies: {self.paths!r} is frozen; leave out all else")
+
+    def matches(self, path: str) -> bool:
+        """Returns whether the policy is of the parameter at `path`."""
+        return re.fullmatch(self.paths, path) is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
 
@@ -44,8 +87,9 @@ class OptimizerConfig:
     muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
     muon_coefficients: Newton-Schulz polynomials; "standard" is one for every iteration, "dion" a
     table of five of which fewer iterations take the last.
-    adam_paths: regular expressions of parameter paths that Adam trains although they are matrices.
-    frozen: regular expressions of parameter paths that are not trained at all.
+    weight_decay: a step takes learning rate x weight_decay x parameter away, where Muon trains, or
+    Adam trains all; elsewhere only a policy does.
+    policies: exceptions by path; the first that matches a parameter counts.
     clip_norm: gradients are scaled down to this global norm; 0 leaves them.
     """
 
@@ -64,8 +108,7 @@ class OptimizerConfig:
     muon_iterations: int = 5
     adam_b1: float = 0.9
     adam_b2: float = 0.99
-    adam_paths: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
+    policies: tuple[PolicyConfig, ...] = ()
 
     def __post_init__(self):
         rates = ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm", "warmup_steps")
@@ -78,6 +121,11 @@ class OptimizerConfig:
         if not 1 <= self.muon_iterations <= 5:
             raise UserError(f"muon_iterations is 1 to 5, got {self.muon_iterations}")
 
+    def policy(self, path: str) -> PolicyConfig:
+        """Returns the policy of the parameter at `path`; without one: one that changes nothing."""
+        plain = PolicyConfig(paths=".*")
+        return next((policy for policy in self.policies if policy.matches(path)), plain)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -85,7 +133,7 @@ class DataConfig:
 
     folder: of the TFDS data sets.  clips, num_frames, captions, rates: of the builder (captions:
     paraphrases a clip; rates: frames a second, which clips have in turn).
-    fps: only clips of this many frames a second are trained on (0: all).
+    fps: only clips of this many frames a second are trained on (0: all; images count as 24).
     balance: how often clips of each kind are drawn.
     turns: share of the clips that turn into another scene, which their captions are of; diffusion
     forcing alone trains on them, with all frames before the turn given.
@@ -98,6 +146,9 @@ class DataConfig:
     pairs: of kind "reward", in place of ToyFilm's clips: folder of a set of preferences, or the one
     that it was written to (`--data_dir`) if there is no other; several with commas between them.
     left_out: kinds (sources) of pairs that are not trained on, to be judged by later.
+    features: of kind "text_to_video" without a text encoder, in place of ToyFilm's clips: folder
+    that `skyreels-jax data encode` made; several with commas between them.
+    images: share of the steps on features that are of images, 0 to 1.
     Every kind of training refuses what it does not read, see `check_read`.
     """
 
@@ -117,6 +168,8 @@ class DataConfig:
     encode_batch: int = 8
     pairs: str = ""
     left_out: tuple[str, ...] = ()
+    features: str = ""
+    images: float = 0.0
 
     def __post_init__(self):
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
@@ -129,6 +182,8 @@ class DataConfig:
             )
         if not 0 <= self.middle <= 1:
             raise UserError(f"data.middle is a probability, got {self.middle}")
+        if not 0 <= self.images <= 1:
+            raise UserError(f"data.images is a share of the steps, 0 to 1, got {self.images}")
         for name in ("turns", "faults"):
             if not 0 <= getattr(self, name) <= 1:
                 value = getattr(self, name)
@@ -197,7 +252,12 @@ class TrainConfig:
     "none" leaves out anything; least memory: "block", "offload" (`nn.stack`).
     ema_decay: of the averaged parameters (0: none are kept).
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
-    log_every, save_every: in steps.  keep: how many checkpoints stay on disk.
+    writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
+    sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
+    weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video,
+    whole models on one device.
+    log_every, save_every: in steps.  keep: how many checkpoints stay on disk, the latest ones.
+    keep_every: those of steps that it divides stay as well (0: none), a multiple of save_every.
     flow_shift: the sampler's default time shift, written into the exported scheduler.
     mesh: how the work is divided among devices; None: one device does it all.
     lora: adapters are trained upon the weights at `start`, of the kinds `ADAPTED`; None: whole
@@ -217,10 +277,13 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "block", "attention", "dots", "offload"] = "none"
     ema_decay: float = 0.0
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    sample_every: int = 0
     log_every: int = 25
     save_every: int = 500
     max_skipped: int = 20
     keep: int = 2
+    keep_every: int = 0
     flow_shift: float = 1.0
     lora: LoraConfig | None = None
     mesh: MeshConfig | None = None
@@ -235,14 +298,32 @@ class TrainConfig:
                 raise UserError(
                     f"accumulate = {self.accumulate} must divide each stage's batch ({stage.batch})"
                 )
+            if stage.resolution and not self.data.features:
+                raise UserError("stages have a resolution on data.features only: leave it out")
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
+        whole = self.kind == "text_to_video" and self.lora is None and self.mesh is None
+        if self.sample_every < 0 or (self.sample_every and not whole):
+            raise UserError(
+                f"sample_every: legal are 0 (never) and, of text_to_video without lora and mesh, a "
+                f"number of steps, got {self.sample_every}"
+            )
+        if self.keep_every < 0 or self.keep_every % self.save_every:
+            raise UserError(
+                f"keep_every is 0 or a multiple of save_every = {self.save_every}, got "
+                f"{self.keep_every}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 
     @property
     def total_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def checkpoints(self) -> int:
+        """How many lie on disk at the end, while the last of them is written."""
+        return self.keep + 1 + (self.total_steps // self.keep_every if self.keep_every else 0)
 
     def stage_at(self, step: int) -> tuple[int, int]:
         """Returns (index of the stage that `step` belongs to, step within that stage)."""

@@ -4,32 +4,34 @@ import contextlib
 import pathlib
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.types import Params
+from skyreels_jax.core.version import code_version
+from skyreels_jax.parallel.hosts import is_first
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
-from skyreels_jax.training.metrics import MetricsLog, Skips, window_mean
+from skyreels_jax.training.meter import Flops, Meter
 from skyreels_jax.training.plateau import Plateau, Watch
+from skyreels_jax.training.reporter import Reporter
 from skyreels_jax.training.state import TrainState
 from skyreels_jax.training.step import TrainStep
+from skyreels_jax.training.stop import Stop
+from skyreels_jax.training.writers import Image, open_writers
 
 # (stage, its index, which part of every batch, as in `Placement.rows`) -> iterator with get_state
 # and set_state.
 Loader = Callable[[StageConfig, int, tuple[int, int]], Any]
-_SHOWN = ("loss", "psnr", "implicit_accuracy", "grad_norm")  # beside the progress bar
 
 
 class FitResult(NamedTuple):
-    """state after the last step taken; finished is False when a signal stopped the run early.
+    """state after the last step taken; finished is False when SIGTERM stopped the run early.
 
     It is True as well when `until` ended the run before its last step.
     """
@@ -49,49 +51,84 @@ def fit(
     frozen: Any = None,
     until: Plateau | None = None,
     placement: Placement | None = None,
+    flops: Flops | None = None,
+    sample: Callable[[Params], Image] | None = None,
 ) -> FitResult:
     """Trains `state` to the last step of `config.stages`, or until a metric has stopped rising.
 
     Starts from the newest checkpoint under `folder` if there is one, unless `config` has become
-    another run's (`resume.changes` raises). Writes folder/checkpoints
-    (state, data position, resolved config) and folder/metrics.csv. A resumed run goes through the
-    same numbers as one that was never stopped. SIGINT and SIGTERM save a checkpoint after the
-    running step and end the loop; a second SIGINT interrupts at once. Metrics are fetched from the
-    device once a window and one step late, so that the device never waits for the host (but once
-    in each window of `until`). `state` must not be used afterwards: its buffers are donated.
+    another run's (`resume.changes` raises). Writes folder/checkpoints (state, data position,
+    resolved config), and gives metrics.csv and `config.writers` (of many processes the first does)
+    what objective and `Meter` measure: a row for every `log_every` steps, or fewer before a
+    checkpoint. A resumed run goes through the same numbers as one that was never stopped. SIGINT
+    and SIGTERM save a checkpoint after the running step (of many processes: after the next one of
+    all) and end the loop; SIGINT then raises `KeyboardInterrupt`, and a second one interrupts at
+    once. Metrics are fetched from the device once a window and one step late, so that the device
+    never waits for the host (but at checkpoints and once in each window of `until`). `state` must
+    not be used afterwards: its buffers are donated.
     rest, frozen: of every step, as in `make_train_step`.
     placement: of `state`; None: it is on one device.
+    flops: operations of a step on a batch.
+    sample: makes a picture of the averaged parameters, if there are any, or else of the others,
+    every `config.sample_every` steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jitted = _compiled(train_step, state, placement)
     resolved = to_dict(config)
-    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints, _Stop() as stop:
+    kept = {"keep": config.keep, "keep_every": config.keep_every}
+    with Stop(placement) as stop, Checkpoints(folder / "checkpoints", **kept) as checkpoints:
         data: dict = {}
         if (latest := checkpoints.latest()) is not None:
-            for change in resume.changes(checkpoints.config(latest), config, latest):
-                print(f"going on from step {latest} with {change}", file=sys.stderr)
+            _tell_changes(checkpoints, latest, config)
             state, data = checkpoints.restore(latest, state)
         step, total = latest or 0, config.total_steps
         batches = _Batches(config, loader, step, data, placement)
-        reporter = _Reporter(config, MetricsLog(folder / "metrics.csv", step=step), step)
-        watch = Watch(until, data.get("watched", []))
+        writers = open_writers(config, folder, step=step) if is_first() and step < total else []
+        meter = Meter(flops=flops, devices=1 if placement is None else placement.mesh.size)
+        reporter = Reporter(config, writers, meter, step)
+        watch, compiled = Watch(until, data.get("watched", [])), -1
 
         def save() -> None:
-            position = {**batches.position(), "watched": watch.values()}
-            checkpoints.save(step, state, data=position, config=resolved)
+            reporter.flush()  # no step that a checkpoint has is missing in its rows
+            with meter.paused(state):
+                position = {**batches.position(), "watched": watch.values()}
+                checkpoints.save(step, state, data=position, config=resolved)
 
         with contextlib.closing(reporter), _on(placement):
-            while step < total and not stop.asked and not watch.over():
-                batch, size = batches.next(step)
-                state, metrics = jitted(state, batch, rest, frozen)
+            while step < total and not stop.due() and not watch.over():
+                stage, _ = config.stage_at(step)
+                first, compiled = stage != compiled, stage
+                with meter.paused(state) if first else contextlib.nullcontext():
+                    with meter.waiting():
+                        batch, size = batches.next(step)
+                    state, metrics = jitted(state, batch, rest, frozen)
+                    if first:  # the compiler's time is no step's
+                        jax.block_until_ready(metrics)
                 step += 1
-                reporter.add(step, metrics, size)
+                reporter.add(step, metrics)
+                if not first:
+                    meter.add(batch, size)
                 watch.add(metrics)
+                if sample is not None and step % config.sample_every == 0:
+                    with meter.paused(state):
+                        averaged = state.params if state.ema is None else state.ema
+                        reporter.image(step, "samples", sample(averaged))
                 if step % config.save_every == 0:
                     save()
-            reporter.flush()
             save()
-    return FitResult(state, step >= total or watch.over())
+    finished = step >= total or watch.over()
+    if stop.signal == signal.SIGINT and not finished:
+        raise KeyboardInterrupt
+    return FitResult(state, finished)
+
+
+def _tell_changes(checkpoints: Checkpoints, step: int, config: TrainConfig) -> None:
+    """Prints in what a run that goes on from `step` is another now; raises as `resume.changes`."""
+    changes = resume.changes(checkpoints.config(step), config, step)
+    if (before := checkpoints.code(step)) not in (None, now := code_version()):
+        changes.append(f"code: {before} -> {now}")
+    for change in changes if is_first() else ():
+        print(f"going on from step {step} with {change}", file=sys.stderr)
 
 
 def _compiled(train_step: TrainStep, state: TrainState, placement: Placement | None) -> Any:
@@ -142,7 +179,7 @@ class _Batches:
         batch = next(self.iterator)
         if self.placement is not None:
             batch = self.placement.batch(batch)
-        return batch, self.config.stages[stage].batch
+        return batch, len(jax.tree.leaves(batch)[0])  # batches of a stage may differ in size
 
     def position(self) -> dict:
         state = self.iterator.get_state() if self.iterator is not None else {}
@@ -153,79 +190,3 @@ class _Batches:
         said = self.config.stages[stage]
         rows = (0, 1) if self.placement is None else self.placement.rows(said.batch)
         self.iterator = iter(self.loader(said, stage, rows))
-
-
-class _Reporter:
-    """Progress line and metrics.csv: fetches device scalars a window at a time, one step late."""
-
-    def __init__(self, config: TrainConfig, log: MetricsLog, step: int):
-        self.every, self.log, self.skips = config.log_every, log, Skips(config.max_skipped)
-        self.window: list = []
-        self.due: tuple[int, list, int] | None = None
-        self.clips, self.since = 0, time.perf_counter()
-        quiet = not sys.stderr.isatty()
-        self.bar = tqdm(
-            total=config.total_steps,
-            initial=step,
-            unit="step",
-            mininterval=15.0 if quiet else 0.5,
-            file=sys.stderr,
-        )
-
-    def add(self, step: int, metrics: dict, clips: int) -> None:
-        self._fetch()
-        self.window.append(metrics)
-        self.clips += clips
-        self.bar.update(1)
-        if step % self.every == 0:
-            self.due = (step, self.window, self.clips)
-            self.window, self.clips = [], 0
-
-    def flush(self) -> None:
-        self._fetch()
-        if self.window:
-            self.due = (self.bar.n, self.window, self.clips)
-            self.window, self.clips = [], 0
-            self._fetch()
-
-    def close(self) -> None:
-        self.bar.close()
-
-    def _fetch(self) -> None:
-        if self.due is None:
-            return
-        (step, window, clips), self.due = self.due, None
-        rows = jax.device_get(window)
-        self.skips.add(rows)
-        row = window_mean(rows)
-        now = time.perf_counter()
-        row["clips_per_second"] = clips / (now - self.since)
-        row["ms_per_step"] = 1e3 * (now - self.since) / len(window)
-        self.since = now
-        self.log.add({"step": step, **row})
-        shown = {name: f"{row[name]:.4g}" for name in _SHOWN if name in row}
-        self.bar.set_postfix({**shown, "clips/s": f"{row['clips_per_second']:.1f}"}, refresh=False)
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into the flag `asked` while it is open (main thread only)."""
-
-    def __init__(self):
-        self.asked = False
-        self.old: dict = {}
-
-    def __enter__(self) -> "_Stop":
-        if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGINT, signal.SIGTERM):
-                self.old[name] = signal.signal(name, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for name, handler in self.old.items():
-            signal.signal(name, handler)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; saving a checkpoint", file=sys.stderr)

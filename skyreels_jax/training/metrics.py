@@ -1,12 +1,13 @@
-"""metrics.csv: one row a logging window, continued after a resume without rows of lost steps."""
+"""Means of a window of steps, and metrics.csv with a row for each, without rows of lost steps."""
 
 import csv
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.base import report
@@ -59,19 +60,19 @@ def last_means(path: pathlib.Path, steps: int) -> tuple[int, dict[str, float]]:
 
 
 class MetricsLog:
-    """Appends rows to `path`; what an interrupted run wrote there after `step` is dropped first."""
+    """Appends rows to `path`; what an interrupted run wrote there after `step` is dropped first.
+
+    Pictures are files in folders beside it, NAME/STEP.png.
+    """
 
     def __init__(self, path: pathlib.Path, *, step: int):
         self.path = path
-        self.rows = [row for row in _read(path) if int(row["step"]) <= step]
+        self.rows: list[dict[str, Any]] = [row for row in _read(path) if int(row["step"]) <= step]
         self._write()
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Adds one row; a column that earlier rows lack is added to them, empty."""
-        row = {
-            name: f"{value:.6g}" if isinstance(value, float) else value
-            for name, value in row.items()
-        }
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Adds the row of `step`; a column that earlier rows lack is added to them, empty."""
+        row = {"step": step, **{name: f"{value:.6g}" for name, value in row.items()}}
         known = set(self.rows[0]) if self.rows else set()
         self.rows.append(row)
         if set(row) - known:
@@ -79,6 +80,17 @@ class MetricsLog:
             return
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, list(self.rows[0])).writerow(row)
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Writes a picture."""
+        import imageio.v3 as iio
+
+        folder = self.path.parent / name
+        folder.mkdir(exist_ok=True)
+        iio.imwrite(folder / f"{step:08d}.png", image)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -1,6 +1,5 @@
-"""The optimiser: Muon for matrices, Adam for the rest, frozen parameters left alone."""
+"""The optimiser: Muon for matrices, Adam for the rest, and policies for what is to differ."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from optax import contrib
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import named_leaves, path_name
 from skyreels_jax.core.types import Params
-from skyreels_jax.training.config import OptimizerConfig
+from skyreels_jax.training.config import OptimizerConfig, PolicyConfig
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -34,8 +33,7 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 def is_trained(config: OptimizerConfig) -> Callable[[str], bool]:
     """Returns the predicate over parameter paths: does this run train it?"""
-    patterns = [re.compile(p) for p in config.frozen]
-    return lambda name: not any(p.fullmatch(name) for p in patterns)
+    return lambda name: not config.policy(name).frozen
 
 
 def muon_axes(config: OptimizerConfig, params: Params) -> Any:
@@ -50,7 +48,7 @@ def muon_axes(config: OptimizerConfig, params: Params) -> Any:
     def axes(path, leaf):
         name = path_name(path)
         kernel = name.rsplit("/", 1)[-1] == "kernel" and leaf.ndim >= 2
-        if not kernel or any(re.fullmatch(p, name) for p in config.adam_paths):
+        if not kernel or config.policy(name).adam:
             return None
         inputs = (leaf.ndim - 2,) if leaf.ndim <= 3 else tuple(range(leaf.ndim - 1))
         return contrib.MuonDimensionNumbers(inputs, (leaf.ndim - 1,))
@@ -63,45 +61,82 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimiser of `params` (arrays or abstract arrays) for a run of `total_steps`.
 
-    fixed: the weights that are no parameters in this run. Patterns may name them as well, so that
+    fixed: the weights that are no parameters in this run. Policies may name them as well, so that
     adapters can be trained by the config of a whole model.
-    Raises `UserError` when a pattern of `adam_paths` or `frozen` matches neither.
+    Raises `UserError` for a policy that is the first match of neither, and where nothing is left to
+    be trained.
     """
-    names = [name for tree in (params, fixed) for name, _ in named_leaves(tree)]
-    for pattern in (*config.adam_paths, *config.frozen):
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise UserError(f"optimizer: pattern {pattern!r} matches no parameter path")
-    scale = schedule(config, total_steps)
+    _check_policies(config, [name for tree in (params, fixed) for name, _ in named_leaves(tree)])
+    trained = [name for name, _ in named_leaves(params) if is_trained(config)(name)]
+    if not trained:
+        raise UserError("optimizer.policies: every parameter is frozen; leave some to be trained")
+    groups = {_group(config, name): config.policy(name) for name in trained}
+    parts = {name: _rule(config, policy, total_steps) for name, policy in groups.items()}
+    tx = _partition(parts, lambda name: _group(config, name))
+    if config.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    if any(policy.frozen for policy in config.policies):
+        parts = {"trained": tx, "frozen": optax.set_to_zero()}
+        tx = _partition(parts, lambda name: "trained" if is_trained(config)(name) else "frozen")
+    return tx
+
+
+def _check_policies(config: OptimizerConfig, names: list[str]) -> None:
+    used = {config.policy(name) for name in names}
+    for policy in config.policies:
+        if policy not in used:
+            matched = any(policy.matches(name) for name in names)
+            earlier = " but those of policies before it" if matched else ""
+            raise UserError(
+                f"optimizer.policies: {policy.paths!r} matches no parameter path{earlier}"
+            )
+
+
+def _group(config: OptimizerConfig, name: str) -> str:
+    """Returns what parameters with the same numbers have in common."""
+    policy = config.policy(name)
+    return f"learning_rate {policy.learning_rate} weight_decay {policy.weight_decay}"
+
+
+def _rule(
+    config: OptimizerConfig, policy: PolicyConfig, total_steps: int
+) -> optax.GradientTransformation:
+    """Returns the optimiser of the parameters with the numbers of `policy`."""
+    scale, decay = schedule(config, total_steps), policy.weight_decay
 
     def rate(peak: float) -> optax.Schedule:
-        return lambda step: peak * scale(step)
+        return lambda step: peak * policy.learning_rate * scale(step)
 
-    if config.name == "muon":
-        tx = contrib.muon(
-            rate(config.learning_rate),
-            ns_coeffs=config.muon_coefficients,
-            ns_steps=config.muon_iterations,
-            beta=config.muon_beta,
-            weight_decay=config.weight_decay,
-            adam_b1=config.adam_b1,
-            adam_b2=config.adam_b2,
-            adam_learning_rate=rate(config.adam_learning_rate),
-            muon_weight_dimension_numbers=lambda tree: muon_axes(config, tree),
-            consistent_rms=config.muon_rms,
-        )
-    else:
-        tx = optax.adamw(
+    if config.name == "adam":
+        return optax.adamw(
             rate(config.adam_learning_rate),
             b1=config.adam_b1,
             b2=config.adam_b2,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay if decay is None else decay,
         )
-    if config.clip_norm:
-        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
-    if config.frozen:
-        trained = is_trained(config)
-        labels = jax.tree_util.tree_map_with_path(
-            lambda path, _: "trained" if trained(path_name(path)) else "frozen", params
-        )
-        tx = optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
-    return tx
+    return contrib.muon(
+        rate(config.learning_rate),
+        ns_coeffs=config.muon_coefficients,
+        ns_steps=config.muon_iterations,
+        beta=config.muon_beta,
+        weight_decay=config.weight_decay if decay is None else decay,
+        adam_b1=config.adam_b1,
+        adam_b2=config.adam_b2,
+        adam_weight_decay=decay or 0.0,
+        adam_learning_rate=rate(config.adam_learning_rate),
+        muon_weight_dimension_numbers=lambda tree: muon_axes(config, tree),
+        consistent_rms=config.muon_rms,
+    )
+
+
+def _partition(
+    parts: dict[str, optax.GradientTransformation], label: Callable[[str], str]
+) -> optax.GradientTransformation:
+    """Returns `parts` as one; each has the parameters whose path `label` gives its name."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+
+    def labels(params: Params) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: label(path_name(path)), params)
+
+    return optax.partition(parts, labels)

@@ -1,10 +1,9 @@
 """What devices can do at most, for the share of it that a step uses (MFU)."""
 
-import jax
-
 # bfloat16 products a second of one jax device, dense; by the beginning of `Device.device_kind`. The
 # vendors' figures; of TPU7x half a chip, which is one device.
 PEAKS = {
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
     "NVIDIA A100": 312e12,
@@ -20,10 +19,3 @@ PEAKS = {
 def peak(kind: str) -> float | None:
     """Returns the peak of a kind of device; None where it is not known (CPUs)."""
     return next((value for name, value in PEAKS.items() if kind.startswith(name)), None)
-
-
-def utilisation(flops: float, seconds: float) -> float | None:
-    """Returns the share of the peak of all devices that `flops` in `seconds` are; None: unknown."""
-    devices = jax.devices()
-    most = peak(devices[0].device_kind)
-    return None if most is None else flops / seconds / (most * len(devices))

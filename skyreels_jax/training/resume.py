@@ -1,18 +1,25 @@
 """What may change between two parts of one run, and what may not."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.training.config import DataConfig, TrainConfig
+from skyreels_jax.training.config import (
+    DataConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    StageConfig,
+    TrainConfig,
+)
 
 # After a change of these, randomness or the order of the data would break off in mid-run.
 _FIXED = ("kind", "seed", "accumulate", "model", "lora")
 _FIXED += ("data.split", "data.clips", "data.num_frames", "data.captions")
 _FIXED += ("data.turns", "data.faults", "data.rates", "data.fps", "data.balance")
-_FIXED += ("data.pairs", "data.left_out")
+_FIXED += ("data.pairs", "data.left_out", "data.features", "data.images")
 
 
 def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[str]:
@@ -35,8 +42,7 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
 
 def differences(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, str]:
     """Returns {field: "field: old -> new"} of each field in which `config` is not `saved`."""
-    # A field that there was not yet had its default.
-    saved = {**saved, "data": {**to_dict(DataConfig()), **saved["data"]}}
+    saved = _of_today(saved, type(config))
     old, new = (_flat(json.loads(json.dumps(values))) for values in (saved, to_dict(config)))
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return {name: f"{name}: {old.get(name)} -> {new.get(name)}" for name in differing}
@@ -45,6 +51,23 @@ def differences(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, str]
 def among(name: str, fields: Iterable[str]) -> bool:
     """Returns whether the field `name` is one of `fields` or a part of one."""
     return any(name == field or name.startswith(f"{field}.") for field in fields)
+
+
+def _of_today(saved: Mapping[str, Any], cls: type[TrainConfig]) -> dict[str, Any]:
+    """Returns a saved config in the fields of today; one that there was not yet had its default."""
+    given = [field for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING]
+    optimizer = dict(saved["optimizer"])
+    # There were tables of their own for what policies say now; frozen came before all else.
+    policies = [PolicyConfig(paths=p, frozen=True) for p in optimizer.pop("frozen", ())]
+    policies += [PolicyConfig(paths=p, adam=True) for p in optimizer.pop("adam_paths", ())]
+    stage = to_dict(StageConfig(steps=0, batch=1))
+    return {
+        **{field.name: to_dict(field.default) for field in given},
+        **saved,
+        "stages": [{**stage, **one} for one in saved["stages"]],
+        "data": {**to_dict(DataConfig()), **saved["data"]},
+        "optimizer": {**to_dict(OptimizerConfig(policies=tuple(policies))), **optimizer},
+    }
 
 
 def _past_stages(differing: list[str], stages: list[dict], step: int) -> list[str]:

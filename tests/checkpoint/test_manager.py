@@ -9,6 +9,7 @@ import pytest
 
 from skyreels_jax.checkpoint import Checkpoints, restore_params
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.version import code_version
 
 
 class State(NamedTuple):
@@ -44,6 +45,64 @@ def test_a_step_is_written_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         got, _ = checkpoints.restore(5, State(params(), None, jnp.int32(1)))
     jax.tree.map(np.testing.assert_array_equal, got.params, params())
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path):
+    """Those steps take milliseconds, 64 MB take longer to write."""
+    state = State({"kernel": jnp.zeros(16 << 20)}, None, jnp.int32(0))
+    train = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in range(1, 4):
+            state = train(state)
+            checkpoints.save(step, state, data={}, config={})
+            writing = not (tmp_path / str(step)).exists()
+            for _ in range(5):
+                state = train(state)
+            assert writing, "it was not written in the background"
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, count in ((2, 7), (3, 13)):
+            got = checkpoints.restore_raw(step)
+            assert got["count"] == count
+            np.testing.assert_array_equal(got["params"]["kernel"], np.float32(count))
+
+
+def test_what_devices_share_is_read_without_them(tmp_path):
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    values = np.arange(16, dtype=np.float32)
+    save(tmp_path, State({"kernel": jax.device_put(values, sharding)}, None, jnp.int32(1)))
+    with Checkpoints(tmp_path) as checkpoints:
+        got = checkpoints.restore_raw(5)["params"]["kernel"]
+    assert isinstance(got, np.ndarray)
+    np.testing.assert_array_equal(got, values)
+
+
+def test_the_code_is_told_by_those_who_write(tmp_path):
+    save(tmp_path / "reader", State(params(), None, jnp.int32(1)))
+    with Checkpoints(tmp_path / "writer", keep=1) as checkpoints:
+        checkpoints.save(5, params(), data={}, config={})
+    for name, code in (("reader", None), ("writer", code_version())):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            assert checkpoints.code(5) == code
+
+
+def test_a_writer_removes_what_a_killed_one_left(tmp_path):
+    """A reader must not: it may be that one that still writes."""
+    save(tmp_path, State(params(), None, jnp.int32(1)))
+    unfinished = tmp_path / "7.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 5
+    assert unfinished.exists()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.latest() == 5
+    assert not unfinished.exists()
+
+
+def test_a_lost_device_is_not_waited_for(tmp_path):
+    with pytest.raises(jax.errors.JaxRuntimeError), Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints._manager.close = checkpoints._manager.wait_until_finished = pytest.fail
+        raise jax.errors.JaxRuntimeError("peer closed the connection")
 
 
 def test_parameters_alone_averaged_if_there_are_averages(tmp_path):

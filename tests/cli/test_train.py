@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -60,11 +61,12 @@ def get_config():
         "stages": ({"steps": 3, "batch": 4},),
         "optimizer": {
             "name": "adam", "adam_learning_rate": 1e-2, "warmup_steps": 1,
-            "frozen": ("text_encoder/embedding",),
+            "policies": ({"paths": "text_encoder/embedding", "frozen": True},),
         },
         "ema_decay": 0.9,
         "accumulate": 2,
         "flow_shift": 3.0,
+        "sample_every": 2,
         "log_every": 1,
         "save_every": 100,
     })
@@ -75,7 +77,7 @@ from skyreels_jax.cli.train import read_config
 
 def get_config():
     config = ml_collections.ConfigDict(read_config("%(root)s/video.py"))
-    config.start, config.out = config.out, "%(root)s/forcing"
+    config.start, config.out, config.sample_every = config.out, "%(root)s/forcing", 0
     config.objective.name = "diffusion_forcing"
     config.data.update({"num_frames": 9, "middle": 0.5, "turns": 0.5, "latents": "%(root)s/long"})
     config.stages = ({"steps": 2, "batch": 4, "frames": 5},)
@@ -88,7 +90,7 @@ from skyreels_jax.cli.train import read_config
 
 def get_config():
     config = ml_collections.ConfigDict(read_config("%(root)s/video.py"))
-    config.out = "%(root)s/unbalanced"
+    config.out, config.sample_every = "%(root)s/unbalanced", 0
     config.model.transformer.inject_sample_info = True
     config.data.update({"rates": (12, 16), "latents": "%(root)s/rates"})
     shares = {"ring": 0.0, "square": 0.25, "triangle": 0.75}
@@ -162,6 +164,13 @@ def test_the_pipeline_is_exported_whole(runs):
     assert len(rows(runs / "video" / "metrics.csv")) == 3
 
 
+def test_films_are_sampled_on_the_way(runs):
+    (path,) = (runs / "video" / "samples").iterdir()
+    image = iio.imread(path)
+    assert path.name == "00000002.png" and image.shape[1:] == (1200, 3) and image.std() > 1
+    assert any(path.stat().st_size > 10_000 for path in (runs / "video" / "tensorboard").iterdir())
+
+
 def test_latents_are_normalised(runs):
     latents = np.load(runs / "latents" / "latents.npy")
     assert latents.shape == (16, 3, 32, 32, 4) and latents.dtype == np.float16
@@ -183,7 +192,8 @@ def test_a_finished_run_trains_no_further_and_exports_again(runs, capfd):
 
 def test_a_run_starts_from_another_and_leaves_frozen_weights_alone(runs, capfd):
     out = runs / "decoder"
-    changes = {"start": runs / "vae", "out": out, "optimizer.frozen": "('encoder/.*', 'quant_.*')"}
+    policies = [{"paths": paths, "frozen": True} for paths in ("encoder/.*", "quant_.*")]
+    changes = {"start": runs / "vae", "out": out, "optimizer.policies": policies}
     args = ["train", "--config", str(runs / "vae.py")]
     for path, value in changes.items():
         args += ["--set", f"{path}={value}"]
@@ -282,8 +292,11 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "data.turns=1.5"], "data.turns is a share of the clips"),
         (["--set", "data.pairs=runs/pairs"], "text_to_video reads data.folder, split, clips"),
         (["--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 9}]"], "wants 9 of 5 frames"),
-        (["--set", "optimizer.frozen=('x',)"], "'x' matches no parameter path"),
+        (["--set", "optimizer.policies=[{'paths': 'x'}]"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
+        (["--set", "sample_every=-1"], "sample_every: legal are 0 (never) and"),
+        (["--set", "kind=vae"], "sample_every: legal are 0 (never) and, of text_to_video"),
+        (["--set", "writers=['tensorbord']"], "'tensorbord' is not one of 'tensorboard', 'wandb'"),
         (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),
         (["--otu", "x"], "did you mean '--out'?"),
     ],

@@ -38,8 +38,9 @@ def get_config():
             "vae": "%(base)s/vae", "latents": "%(root)s/latents",
         },
         "stages": ({"steps": 4, "batch": 2},),
-        "optimizer": {"learning_rate": 2e-2, "adam_paths": (".*ffn.*",), "warmup_steps": 1,
-                      "frozen": ("text_encoder/.*",)},
+        "optimizer": {"learning_rate": 2e-2, "warmup_steps": 1,
+                      "policies": ({"paths": "text_encoder/.*", "frozen": True},
+                                   {"paths": ".*ffn.*", "adam": True})},
         "lora": {"rank": 4, "alpha": 6.0},
         "ema_decay": 0.5,
         "accumulate": 2,
@@ -182,7 +183,7 @@ def test_a_model_without_the_fps_embedding_of_what_its_adapters_are_upon(root, t
         ({"lora.rnk": 1}, "did you mean 'rank'?"),
         ({"lora": "{'rank': 0, 'alpha': 1}"}, "lora.rank is 1 or more"),
         ({"kind": "vae"}, "lora: vae trains whole models; legal for text_to_video and flow_dpo"),
-        ({"optimizer.frozen": "('.*/adapter/dwn/.*',)"}, "matches no parameter path"),
+        ({"optimizer.policies": "[{'paths': '.*/adapter/dwn/.*'}]"}, "matches no parameter path"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(root, tmp_path, capfd, changes, message):

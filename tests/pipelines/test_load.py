@@ -12,7 +12,7 @@ from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models import layout
-from skyreels_jax.pipelines import cache, load
+from skyreels_jax.pipelines import cache, load, places
 from skyreels_jax.testing.micro import micro_configs, random_params, write_micro_model
 
 PROMPT = "A red ring glides slowly to the right."
@@ -21,7 +21,7 @@ PROMPT = "A red ring glides slowly to the right."
 def test_the_shipped_name(monkeypatch, micro_folder, tmp_path):
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "tiny").symlink_to(micro_folder)
-    monkeypatch.setattr(load.importlib.resources, "files", lambda name: tmp_path)
+    monkeypatch.setattr(places.importlib.resources, "files", lambda name: tmp_path)
     source = load.find("tiny")
     assert (source.model_id, source.defaults.num_frames) == ("tiny", 9)
 

@@ -2,115 +2,27 @@
 
 import csv
 import dataclasses
-import os
 import signal
+import time
 
-import grain
+import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from toy_run import config, run
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.selection import Balance
-from skyreels_jax.objectives.base import LossOutput
+from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.training import resume
-from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
-from skyreels_jax.training.loop import fit
+from skyreels_jax.training.config import DataConfig, OptimizerConfig, PolicyConfig, StageConfig
 from skyreels_jax.training.metrics import MetricsLog, last_means
 from skyreels_jax.training.optimizer import make_optimizer
 from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
-from skyreels_jax.training.step import make_train_step
-
-
-class Numbers:
-    """Samples that say who they are."""
-
-    def __len__(self):
-        return 23
-
-    def __getitem__(self, index):
-        rng = np.random.default_rng(index)
-        return {"x": rng.standard_normal(4).astype(np.float32), "index": np.int32(index)}
-
-
-class Jitter(grain.transforms.RandomMap):
-    """A random choice of the loader."""
-
-    def random_map(self, element, rng):
-        return {**element, "x": element["x"] + rng.standard_normal(4).astype(np.float32)}
-
-
-def objective(model, batch, key, *, frozen=None):
-    """Randomness of loader and step both show in the parameters."""
-    x = batch["x"] + jax.random.normal(key, batch["x"].shape)
-    error = jnp.mean(jnp.square(model(x)), axis=-1)
-    order = jnp.sum(batch["index"] * jnp.arange(len(error))).astype(jnp.float32)
-    return LossOutput(error.sum(), jnp.float32(len(error)), {"order": order})
-
-
-def config(steps, **options):
-    stages = (StageConfig(steps=7, batch=4), StageConfig(steps=max(steps - 7, 0), batch=2))
-    optimizer = OptimizerConfig(warmup_steps=2, adam_learning_rate=0.01, learning_rate=0.01)
-    return TrainConfig(
-        kind="vae",
-        out="unused",
-        model=None,
-        objective=None,
-        stages=stages,
-        optimizer=optimizer,
-        ema_decay=0.9,
-        **{"data": DataConfig(), "log_every": 3, "save_every": 100, **options},
-    )
-
-
-def run(folder, settings, *, seen=None, stop_after=None, until=None):
-    """Trains the toy; `seen` collects the sample numbers of every batch."""
-    net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
-    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    params = nnx.to_pure_dict(params)
-    tx = make_optimizer(settings.optimizer, params, 12)
-    step = make_train_step(objective, tx, graphdef, seed=3, ema_decay=0.9)
-    count = [0]
-
-    def loader(stage, index, rows):
-        data = (
-            grain.MapDataset.source(Numbers()).seed(index).shuffle().repeat().random_map(Jitter())
-        )
-
-        def look(batch):
-            count[0] += 1
-            if stop_after is not None and count[0] == stop_after:
-                os.kill(os.getpid(), signal.SIGTERM)
-            if seen is not None:
-                seen.append(batch["index"].tolist())
-            return batch
-
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        data = data.batch(stage.batch, drop_remainder=True).to_iter_dataset(options)
-        return Watched(iter(data), look)
-
-    state = init_state(params, tx, ema=True)
-    options = {"loader": loader, "folder": folder, "until": until}
-    return fit(step, state, rest=rest, config=settings, **options)
-
-
-class Watched:
-    """An iterator that shows what it gives, with the position of the one inside."""
-
-    def __init__(self, inner, look):
-        self.inner, self.look = inner, look
-        self.get_state, self.set_state = inner.get_state, inner.set_state
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return self.look(next(self.inner))
 
 
 def assert_same(a, b):
@@ -129,6 +41,58 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, cut):
     assert second.finished and whole.finished
     assert_same(whole.state, second.state)
     assert seen == whole_seen and len(seen) == 12
+
+
+@pytest.mark.parametrize("cut", [3, 9])
+def test_a_divided_run_too(tmp_path, cut):
+    settings = config(12, batches=(8, 16), mesh=MeshConfig(fsdp=8))
+    whole_seen, seen = [], []
+    whole = run(tmp_path / "whole", settings, seen=whole_seen)
+    assert not run(tmp_path / "cut", settings, seen=seen, stop_after=cut).finished
+    second = run(tmp_path / "cut", settings, seen=seen)
+    assert_same(whole.state, second.state)
+    assert second.state.params["kernel"].addressable_shards[0].data.shape == (4, 1)
+    assert seen == whole_seen
+
+
+def test_on_other_meshes_the_curve_goes_on(tmp_path, capfd):
+    """8 devices, then 4, then 8 again."""
+    eight, four = (
+        config(12, batches=(8, 16), log_every=1, mesh=MeshConfig(fsdp=count)) for count in (8, 4)
+    )
+    whole_seen, seen = [], []
+    whole = run(tmp_path / "whole", eight, seen=whole_seen)
+    run(tmp_path / "parts", eight, seen=seen, stop_after=4)
+    then = run(tmp_path / "parts", four, seen=seen, stop_after=5)
+    assert len(then.state.params["kernel"].sharding.device_set) == 4
+    last = run(tmp_path / "parts", eight, seen=seen)
+    assert "step 4 with mesh.fsdp: 8 -> 4" in (said := capfd.readouterr().err)
+    assert "step 9 with mesh.fsdp: 4 -> 8" in said
+    assert last.finished and seen == whole_seen
+    curves = []
+    for folder in ("whole", "parts"):
+        with (tmp_path / folder / "metrics.csv").open(newline="") as file:
+            curves.append([(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)])
+    np.testing.assert_allclose(*curves, atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(last.state), jax.tree.leaves(whole.state), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_sigint_saves_and_interrupts(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, config(12), stop_after=5, stop_by=signal.SIGINT)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_code_is_told(tmp_path, capfd, monkeypatch):
+    run(tmp_path, config(9), stop_after=2)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        before = checkpoints.code(2)
+    monkeypatch.setattr("skyreels_jax.training.loop.code_version", lambda: "other")
+    run(tmp_path, config(9))
+    assert f"going on from step 2 with code: {before} -> other" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [None, 2, 6])
@@ -151,13 +115,58 @@ def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows]
     assert steps == sorted(set(steps)) and steps[-1] == 12
-    assert {"loss", "grad_norm", "skipped", "order", "clips_per_second"} <= set(rows[0])
+    columns = {"loss", "grad_norm", "skipped", "order", "clips_per_second", "ms_per_step"}
+    assert columns | {"data_wait", "host_gb"} <= set(rows[0])
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows if row["data_wait"])
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest() == 12
         state, data = checkpoints.restore(12, result.state)
         assert data["stage"] == 1
         assert checkpoints.config(12)["optimizer"]["learning_rate"] == 0.01
     assert_same(state, result.state)
+
+
+def test_a_checkpoint_ends_a_window_so_that_a_kill_behind_it_loses_no_row(tmp_path, monkeypatch):
+    """Steps 1 to 5 are in rows, whatever comes after their checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    calls, original = [], Checkpoints.save
+
+    def save(self, step, *args, **options):
+        original(self, step, *args, **options)
+        calls.append(step)
+        if len(calls) == 1:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    settings = config(12, save_every=5)
+    with pytest.raises(Killed):
+        run(tmp_path, settings)
+    run(tmp_path, settings)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 5, 6, 9, 10, 12]
+    assert calls == [5, 10, 12]
+
+
+def test_samples_are_of_the_averaged_weights_and_take_no_time_of_steps(tmp_path, monkeypatch):
+    """The clock jumps by months while films are sampled."""
+
+    def sample(params):
+        jumps.append(1e7)
+        given.append(jax.device_get(params))
+        return np.full((4, 4, 3), len(given), np.uint8)
+
+    given, jumps, clock = [], [], time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + sum(jumps))
+    result = run(tmp_path, config(12, sample_every=6, kind="text_to_video"), sample=sample)
+    assert len(given) == 2
+    assert_same(given[1], result.state.ema)
+    for step, number in ((6, 1), (12, 2)):
+        assert (iio.imread(tmp_path / "samples" / f"{step:08d}.png") == number).all()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert all(0 < float(row["ms_per_step"]) < 1e6 for row in csv.DictReader(file))
 
 
 def test_a_finished_run_does_nothing(tmp_path):
@@ -201,6 +210,19 @@ def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
         resume.changes(saved, config(12, data=DataConfig(fps=16)), 5)
 
 
+def test_a_run_from_before_there_were_policies_goes_on():
+    saved = to_dict(config(12))
+    for name in ("max_skipped", "mesh", "remat"):
+        del saved[name]
+    del saved["optimizer"]["policies"]
+    saved["optimizer"] |= {"frozen": ["a/.*"], "adam_paths": ["b", "c"]}
+    rows = ({"paths": "a/.*", "frozen": True}, {"paths": "b", "adam": True})
+    rows = tuple(PolicyConfig(**row) for row in (*rows, {"paths": "c", "adam": True}))
+    now = dataclasses.replace(config(12).optimizer, policies=rows)
+    assert resume.changes(saved, dataclasses.replace(config(12), optimizer=now), 5) == []
+    assert resume.changes(saved, config(12, max_skipped=3), 5)[0] == "max_skipped: 20 -> 3"
+
+
 def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):
     run(tmp_path, config(9))
     assert int(run(tmp_path, config(12)).state.step) == 12
@@ -213,10 +235,20 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
     assert MetricsLog(path, step=6).rows == [{"step": "3", "loss": "0.5"}]
 
 
-def test_checkpoints_are_kept_as_asked(tmp_path):
-    run(tmp_path, config(12, save_every=2, keep=2))
+@pytest.mark.parametrize(
+    "options, steps", [({}, [10, 12]), ({"keep": 1}, [12]), ({"keep_every": 4}, [4, 8, 10, 12])]
+)
+def test_checkpoints_are_kept_as_asked(tmp_path, options, steps):
+    settings = config(12, save_every=2, **options)
+    run(tmp_path, settings)
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-    assert kept == [10, 12]
+    assert kept == steps and len(kept) < settings.checkpoints
+
+
+@pytest.mark.parametrize("keep_every", [-2, 3])
+def test_keep_every_is_a_multiple_of_save_every(keep_every):
+    with pytest.raises(UserError, match="keep_every is 0 or a multiple of save_every = 2"):
+        config(12, save_every=2, keep_every=keep_every)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -237,10 +269,10 @@ def test_rows_of_lost_steps_are_dropped_and_new_columns_join(tmp_path):
     path = tmp_path / "metrics.csv"
     log = MetricsLog(path, step=0)
     for step in (1, 2, 3):
-        log.add({"step": step, "loss": 1.0 / step})
+        log.write(step, {"loss": 1.0 / step})
     log = MetricsLog(path, step=2)
-    log.add({"step": 3, "loss": 0.25, "extra": 7})
-    log.add({"step": 4, "loss": 0.125})
+    log.write(3, {"loss": 0.25, "extra": 7})
+    log.write(4, {"loss": 0.125})
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
@@ -256,7 +288,7 @@ def test_last_means_weigh_rows_by_their_steps(tmp_path):
     ):
         log = MetricsLog(path, step=0)
         for step, value in rows:
-            log.add({"step": step, "drift": value})
+            log.write(step, {"drift": value})
     assert last_means(whole, 4) == last_means(cut, 4) == (6, {"drift": 3.0})
     assert last_means(whole, 3) == (6, {"drift": (2.0 + 2 * 4.0) / 3})
     assert last_means(whole, 100) == (6, {"drift": 7 / 3})

@@ -71,6 +71,7 @@ def batches():
         }
 
 
+@functools.cache
 def trained(mesh: MeshConfig | None, accumulate: int = 1):
     """Returns losses, the state after `STEPS` steps, how often the step was compiled."""
     placement, attend = None, attention
@@ -106,13 +107,10 @@ def trained(mesh: MeshConfig | None, accumulate: int = 1):
     return np.array(losses), state, jitted._cache_size()
 
 
-alone = functools.cache(trained)
-
-
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 def test_losses_and_weights_are_those_of_one_device(mesh):
     losses, state, compiled = trained(mesh)
-    expected, wanted, _ = alone(None)
+    expected, wanted, _ = trained(None)
     np.testing.assert_allclose(losses, expected, atol=1e-5)
     for name in ("params", "ema"):
         pairs = zip(getattr(state, name).items(), getattr(wanted, name).items(), strict=True)
@@ -124,7 +122,7 @@ def test_losses_and_weights_are_those_of_one_device(mesh):
 def test_micro_batches_of_a_divided_batch():
     mesh = MESHES["fsdp, tensor, context"]
     losses, _, _ = trained(mesh, accumulate=2)
-    np.testing.assert_allclose(losses, alone(None, accumulate=2)[0], atol=1e-5)
+    np.testing.assert_allclose(losses, trained(None, accumulate=2)[0], atol=1e-5)
 
 
 def test_what_mirrors_weights_is_placed_as_they_are():

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from skyreels_jax.core.rng import stream
-from skyreels_jax.objectives.base import LossOutput
+from skyreels_jax.objectives.base import COUNT, LossOutput, report
 from skyreels_jax.training import ema
-from skyreels_jax.training.config import OptimizerConfig
+from skyreels_jax.training.config import OptimizerConfig, PolicyConfig
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
@@ -63,6 +63,27 @@ def test_accumulation_is_the_exact_weighted_mean():
             np.testing.assert_allclose(others[name], metrics[name], rtol=1e-5)
 
 
+def test_a_bins_mean_is_exact_over_micro_batches_that_may_have_none_of_it():
+    def binned(model, batch, key, *, frozen=None):
+        error = jnp.mean(jnp.square(model(batch["x"])), axis=-1)
+        sums = {}
+        for index in range(3):
+            inside = (batch["bin"] == index).astype(jnp.float32)
+            sums |= {f"q{index}": (error * inside).sum(), f"q{index}{COUNT}": inside.sum()}
+        return LossOutput(error.sum(), jnp.float32(len(error)), sums)
+
+    graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+    data = {"x": batch()["x"], "bin": np.array([0, 0, 0, 0, 0, 1, 0, 1])}  # of the last one: none
+    step = jax.jit(make_train_step(binned, optax.sgd(0.1), graphdef, seed=0, accumulate=4))
+    state = init_state(nnx.to_pure_dict(params), optax.sgd(0.1), ema=False)
+    _, metrics = step(state, data, rest)
+    error = np.mean(np.square(np.asarray(Net(nnx.Rngs(0))(data["x"]))), axis=-1)
+    told = report(jax.device_get(metrics))
+    assert "q2" not in told
+    for index in (0, 1):
+        np.testing.assert_allclose(told[f"q{index}"], error[data["bin"] == index].mean(), rtol=1e-5)
+
+
 def test_micro_batches_draw_different_noise():
     step, state = build(accumulate=2)
     half = {"x": np.ones((1, 3), np.float32), "weight": np.ones(1, np.float32)}
@@ -93,7 +114,8 @@ def test_non_finite_gradients_skip_the_step_and_are_counted():
 
 
 def test_frozen_parameters_stay_and_the_others_move():
-    config = OptimizerConfig(frozen=("layers/0/.*",), weight_decay=0.1, warmup_steps=0)
+    frozen = PolicyConfig(paths="layers/0/.*", frozen=True)
+    config = OptimizerConfig(policies=(frozen,), weight_decay=0.1, warmup_steps=0)
     step, state = build(lambda p: make_optimizer(config, p, 10), trained=is_trained(config))
     before = jax.device_get(state.params)
     for _ in range(2):

@@ -24,7 +24,7 @@ class Chip:
     """
 
     kind: str
-    memory: float
+    memory: int
     bandwidth: float
     link: float
 

@@ -11,11 +11,14 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 BYTES |= {"u32": 4, "f64": 8, "s64": 8, "u64": 8, "f8e4m3fn": 1, "f8e5m2": 1}
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
-TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+CONDITION = re.compile(r" while\(.*condition=%?([\w.\-]+)")
+LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 OPERATION = re.compile(r"= (.+?) ([a-z][\w\-]*)\(")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")
-PAIRS = re.compile(r"source_target_pairs=\{(\{\d+,\d+\})")
+GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[(.*?)\] \{(.*?)\})")
+FUSED = re.compile(r" fusion\(.*calls=%?([\w.\-]+)")
+SCATTERING = "all-reduce-scatter"  # what TPUs make of a reduce-scatter
+CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +53,25 @@ def collectives(text: str) -> list[Collective]:
     """
     bodies = _computations(text)
     times = _times(bodies)
-    found: collections.Counter = collections.Counter()
+    fused = set(FUSED.findall(text))
+    # One that is fused with what runs beside it is there again, under its number, in each of these.
+    apart: dict[tuple[str, tuple[str, int, int]], int] = {}
     for name, lines in bodies.items():
         for line in lines:
-            if (one := _collective(line)) is not None and times[name]:
-                found[one] += times[name]
+            if (one := _collective(line)) is None:
+                continue
+            if name.startswith(SCATTERING):
+                one = ("reduce-scatter", *one[1:])
+            number = CHANNEL.search(line)
+            key = (number[1] if number is not None and name in fused else line, one)
+            apart[key] = max(apart.get(key, 0), times[name])
+    together: collections.Counter = collections.Counter()
+    for (_, one), count in apart.items():
+        together[one] += count
     return [
         Collective(kind=kind, group=group, size=size, count=count)
-        for (kind, group, size), count in sorted(found.items())
+        for (kind, group, size), count in sorted(together.items())
+        if count
     ]
 
 
@@ -78,7 +92,10 @@ def _times(bodies: Mapping[str, list[str]]) -> Mapping[str, int]:
     callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     for name, lines in bodies.items():
         for line in lines:
-            trips = int(found[1]) if (found := TRIPS.search(line)) is not None else 1
+            trips = 1
+            if (loop := CONDITION.search(line)) is not None:  # counts from 0 up to a constant
+                limits = [int(n) for n in LIMIT.findall("\n".join(bodies[loop[1]]))]
+                trips = max(limits, default=1)
             for called in CALLED.findall(line):
                 callers[called].append((name, trips))
     known: dict[str, int] = {"ENTRY": 1}
@@ -113,7 +130,10 @@ def _collective(line: str) -> tuple[str, int, int] | None:
 def _group(line: str) -> int:
     if (found := GROUPS.search(line)) is None:
         return 1
-    return int(found[1]) if found[1] else len(found[2].split(","))
+    if found[3] is None:
+        return int(found[1]) if found[1] else len(found[2].split(","))
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[3]))
+    return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", found[4]))
 
 
 def _sizes(text: str) -> Iterator[int]:

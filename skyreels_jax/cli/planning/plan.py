@@ -40,9 +40,9 @@ class Plan:
     devices: int
     parameters: int
     state: dict[str, int]
-    peak: float
-    limit: float
-    temporary: float | None = None
+    peak: int
+    limit: int
+    temporary: int | None = None
     exchanged: dict[str, dict[str, float]] | None = None
     estimated: Estimate | None = None
     compile_seconds: float | None = None
@@ -136,7 +136,7 @@ def plan(
     except jax.errors.JaxRuntimeError as error:
         if (full := FULL.search(str(error))) is None:
             raise
-        used, limit = (float(value) * GIB for value in full.groups())
+        used, limit = (int(float(value) * GIB) for value in full.groups())
         return Plan(**{**about, "peak": used, "limit": limit})
     exchanges = collectives(program.compiled.as_text())
     memory = program.memory

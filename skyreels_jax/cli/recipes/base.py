@@ -6,9 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 from flax import nnx
 from jax.sharding import Mesh
 
+from skyreels_jax.core.types import Params
 from skyreels_jax.parallel.rules import Rules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.meter import Flops
 
 
 @runtime_checkable
@@ -32,6 +34,10 @@ class Recipe(Protocol):
 
     def loader(self, config: TrainConfig) -> Loader:
         """Prepares the data and returns what opens a stage's batches."""
+        ...
+
+    def flops(self, config: TrainConfig, params: Params) -> Flops | None:
+        """Returns what counts the operations of a step on a batch; None: there is no formula."""
         ...
 
     def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:

@@ -2,14 +2,12 @@
 
 import dataclasses
 
-from skyreels_jax.cli.recipes.text_to_video import (
-    OBJECTIVES,
-    TextToVideoRecipe,
-    check_windows,
-    encode_null,
-)
+from skyreels_jax.cli.recipes.checks import check_blocks, check_windows
+from skyreels_jax.cli.recipes.flops import step_flops, train_passes
+from skyreels_jax.cli.recipes.text_to_video import OBJECTIVES, TextToVideoRecipe, encode_null
 from skyreels_jax.core.config import from_dict, suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import pipeline
 from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -18,6 +16,7 @@ from skyreels_jax.objectives.flow_dpo import METRICS, FlowDPO
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.meter import Flops
 from skyreels_jax.training.preferences import FlowDPOConfig
 
 PAIRED = {objective.name: objective for objective in (FlowDPO, Chosen)}
@@ -27,7 +26,14 @@ def check(config: FlowDPOConfig) -> None:
     """Raises `UserError` for a model, films and times that do not go together, and for a plateau of
     something that the objective does not measure.
     """
-    check_windows(dataclasses.replace(config, objective=config.objective.velocity))
+    if config.data.features or config.model.text_encoder is None:
+        raise UserError(
+            "flow_dpo trains on films of ToyFilm's captions: it needs model.text_encoder, and "
+            "reads no data.features"
+        )
+    plain = dataclasses.replace(config, objective=config.objective.velocity)
+    check_windows(plain)
+    check_blocks(plain)
     if config.model.transformer.inject_sample_info:
         raise UserError(
             "flow_dpo tells the model no frame rate: model.transformer.inject_sample_info must be "
@@ -73,3 +79,16 @@ class FlowDPORecipe(TextToVideoRecipe):
         return lambda stage, index, rows: pipeline(
             pairs, told, batch=stage.batch, seed=config.seed + index, rows=rows
         )
+
+    def flops(self, config: TrainConfig, params: Params) -> Flops:
+        passes, sides = train_passes(config, params), 1
+        if isinstance(config.objective, FlowDPO):  # both films of a pair, and the reference on them
+            passes, sides = {name: n + 1 for name, n in passes.items()}, 2
+
+        def of(batch):
+            pairs, *size = batch["chosen"].shape
+            films = (sides * pairs, *size)
+            tokens = batch["cond"]["input_ids"].shape[-1]
+            return step_flops(config, passes, films, tokens=tokens)
+
+        return of

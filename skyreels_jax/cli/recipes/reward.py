@@ -72,6 +72,9 @@ class RewardRecipe:
 
         return open_stage
 
+    def flops(self, config: TrainConfig, params: Params) -> None:
+        return None
+
     def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes config.json and model.safetensors into `folder`, with the mean and deviation of
         the scores of the clips that it was trained on.

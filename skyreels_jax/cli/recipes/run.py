@@ -10,22 +10,26 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from skyreels_jax.checkpoint import restore_params
+from skyreels_jax.checkpoint import check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.lora import adapted, check_lora
+from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
+from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
+from skyreels_jax.pipelines.files import check_writable
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.plateau import Plateau
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import TrainStep, make_train_step
+from skyreels_jax.training.writers import check_writers
 
 
 def train(
@@ -39,24 +43,32 @@ def train(
     """Runs or continues the training that `config` describes; returns whether it is finished.
 
     reference: whether the objective is given the parameters that it started with, as `frozen`.
+    A run whose checkpoints would find no room on disk is refused before anything is compiled.
     adapters: with `config.lora`, the folder of a run whose adapters this one begins with; None: it
     begins with new ones.
     until: what ends it before its last step.
     """
+    check_writers(config.writers)
     enable_compilation_cache()
     folder = pathlib.Path(config.out)
     config = check_lora(recipe, config)
     placement = placed(recipe, config)
+    check_writable(folder)
+    with hosts.in_turn("data"):
+        loader = recipe.loader(config)
     graphdef, params, rest = _begun(recipe, config, adapters, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
-    loader = recipe.loader(config)
     step, tx = make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
-    start = init_state(params, tx, ema=bool(config.ema_decay), placement=placement)
+    ema = bool(config.ema_decay)
+    abstract = jax.eval_shape(lambda params: init_state(params, tx, ema=ema), params)
+    check_room(folder / "checkpoints", abstract, config.checkpoints)
+    start = init_state(params, tx, ema=ema, placement=placement)
     frozen = jax.device_put(params) if reference else None
     options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
-    options["placement"] = placement
+    options |= {"placement": placement, "flops": recipe.flops(config, params)}
+    options["sample"] = film_sampler(config) if config.sample_every else None
     return fit(step, start, rest=rest, config=config, **options).finished
 
 
@@ -77,7 +89,7 @@ def make_step(
         ema_decay=config.ema_decay or None,
         accumulate=config.accumulate,
         compute_dtype=None if whole else jnp.dtype(config.compute_dtype),
-        trained=is_trained(config.optimizer) if config.optimizer.frozen else None,
+        trained=is_trained(config.optimizer),
     )
     return step, tx
 
@@ -89,6 +101,11 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
     adapters, which have none.
     """
     if config.mesh is None:
+        if (count := jax.process_count()) > 1:
+            raise UserError(
+                f"--hosts: {count} processes train as one, on a mesh; "
+                "--set mesh.fsdp=-1 divides the work among all of their devices"
+            )
         if (count := len(jax.devices())) > 1:
             print(f"trains on 1 of {count} devices; --set mesh.fsdp=-1 uses them all")
         return None
@@ -149,16 +166,19 @@ def export(
 
     They are the averaged ones if the run kept them. Adapters are merged, and written by themselves
     as well (`pipelines.convert.FILE`). The folder, `to`/export or that of the run, is written aside
-    and moved into place. Raises `UserError` when there is no checkpoint.
+    and moved into place, by the first of many processes. Raises `UserError` when there is no
+    checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
         raise UserError(f"{out} holds no checkpoints to export; train first")
     to = to or out
     partial, final = to / "export.partial", to / "export"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    recipe.export(config, partial, dtype)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    if hosts.is_first():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        recipe.export(config, partial, dtype)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    hosts.wait("export")
     return final

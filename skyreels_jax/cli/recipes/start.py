@@ -25,6 +25,8 @@ def started(place: str, like: Params, *, fps: int = 0) -> Params:
     """
 
     def adapt(stored: Params) -> Params:
+        if "transformer" in like:  # a run without a text encoder may start from one with it
+            stored = {name: part for name, part in stored.items() if name in like}
         ours = like.get("transformer")
         if ours is None or tells_fps(ours) or not tells_fps(stored.get("transformer", {})):
             return stored
@@ -64,10 +66,11 @@ def _weights(place: str, like: Params) -> Params:
             f"start: {place} reads other words than these captions are written in; training knows "
             "ToyFilm's captions only"
         )
+    names = (
+        tuple(like) if "transformer" in like else ("vae",)
+    )  # the one other that is trained alone
     parts = {
         name: nnx.to_pure_dict(nnx.state(module, nnx.Param))
-        for name, module in source.read("float32").items()
+        for name, module in source.read("float32", names).items()
     }
-    if "transformer" not in like:  # the one other part that is trained by itself
-        return parts["vae"]
-    return {name: parts[name] for name in like}
+    return parts if "transformer" in like else parts["vae"]

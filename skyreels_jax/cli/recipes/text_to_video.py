@@ -1,4 +1,6 @@
-"""Training transformer and text encoder together on ToyFilm's latents."""
+"""Training transformer and text encoder together on ToyFilm's latents, or a transformer by itself
+on features of other videos.
+"""
 
 import dataclasses
 import functools
@@ -10,9 +12,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from skyreels_jax.cli.recipes import clips
+from skyreels_jax.cli.recipes import clips, features
+from skyreels_jax.cli.recipes.checks import check_blocks, check_text, check_windows
+from skyreels_jax.cli.recipes.flops import step_flops, train_passes
 from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -34,6 +39,7 @@ from skyreels_jax.parallel.rules import Rules, within
 from skyreels_jax.pipelines.convert import run_model
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
+from skyreels_jax.training.meter import Flops
 
 READ = ("folder", "split", "clips", "num_frames", "captions", "rates", "fps", "balance")
 READ += ("turns", "faults", "middle", "vae", "latents", "encode_batch")
@@ -44,10 +50,12 @@ OBJECTIVES = {objective.name: objective for objective in (FlowMatching, Diffusio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextToVideoConfig:
-    """The two trained parts; the VAE is read from `data.vae`."""
+    """The trained parts; the VAE is read from `data.vae`. text_encoder: None: the transformer is
+    trained by itself, on `data.features`.
+    """
 
     transformer: DiTConfig
-    text_encoder: UMT5Config
+    text_encoder: UMT5Config | None = None
 
 
 class TextToVideoRecipe:
@@ -58,20 +66,20 @@ class TextToVideoRecipe:
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         model = from_dict(TextToVideoConfig, config.model)
-        vocabulary = len(build_tokenizer())
-        stated = dict(config.model["text_encoder"]).get("vocab_size", vocabulary)
-        if stated != vocabulary:
-            raise UserError(
-                f"text_encoder.vocab_size is {stated}; the tokenizer has {vocabulary} words"
-            )
-        text_encoder = dataclasses.replace(model.text_encoder, vocab_size=vocabulary)
+        if model.text_encoder is not None:
+            vocabulary = len(build_tokenizer())
+            stated = dict(config.model["text_encoder"]).get("vocab_size", vocabulary)
+            if stated != vocabulary:
+                raise UserError(
+                    f"text_encoder.vocab_size is {stated}; the tokenizer has {vocabulary} words"
+                )
+            text_encoder = dataclasses.replace(model.text_encoder, vocab_size=vocabulary)
+            model = dataclasses.replace(model, text_encoder=text_encoder)
         name = dict(config.objective).get("name", FlowMatching.name)
         if name not in OBJECTIVES:
             raise UserError(f"objective.name {name!r} is not known{suggest(str(name), OBJECTIVES)}")
         return dataclasses.replace(
-            config,
-            model=dataclasses.replace(model, text_encoder=text_encoder),
-            objective=from_dict(OBJECTIVES[name], config.objective),
+            config, model=model, objective=from_dict(OBJECTIVES[name], config.objective)
         )
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None) -> TextToVideo:
@@ -84,20 +92,25 @@ class TextToVideoRecipe:
                 attend=functools.partial(attention, **own),
                 attend_lse=functools.partial(attention_lse, **own),
             )
-        return TextToVideo(
-            SkyReelsV2Transformer3D(
-                config.model.transformer, attention=attend, remat=config.remat, rngs=rngs
-            ),
-            UMT5Encoder(config.model.text_encoder, remat=config.remat, rngs=rngs),
+        transformer = SkyReelsV2Transformer3D(
+            config.model.transformer, attention=attend, remat=config.remat, rngs=rngs
         )
+        if config.model.text_encoder is None:
+            return TextToVideo(transformer, None)
+        text_encoder = UMT5Encoder(config.model.text_encoder, remat=config.remat, rngs=rngs)
+        return TextToVideo(transformer, text_encoder)
 
     def rules(self, config: TrainConfig) -> Rules:
-        return (
-            *within("transformer", sharding_rules(config.model.transformer)),
-            *within("text_encoder", SHARDING_RULES),
-        )
+        rules = within("transformer", sharding_rules(config.model.transformer))
+        if config.model.text_encoder is None:
+            return rules
+        return (*rules, *within("text_encoder", SHARDING_RULES))
 
     def loader(self, config: TrainConfig) -> Loader:
+        check_text(config)
+        check_blocks(config)
+        if config.data.features:
+            return features.loader(config)
         config.data.check_read("text_to_video", READ)
         check_windows(config)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
@@ -125,42 +138,24 @@ class TextToVideoRecipe:
 
         return open_stage
 
+    def flops(self, config: TrainConfig, params: Params) -> Flops:
+        passes = train_passes(config, params)
+
+        def of(batch: Batch) -> int:
+            cond, films = batch["cond"], batch["latents"].shape
+            text = cond["input_ids"] if "input_ids" in cond else cond["context_weight"]
+            return step_flops(config, passes, films, tokens=text.shape[-1])
+
+        return of
+
     def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
-        """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`."""
+        """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`, or see
+        `features.export`.
+        """
+        if config.data.features:
+            return features.export(config, folder, dtype)
         run = pathlib.Path(config.out)
-        write_diffusers(run_model(run, dtype=dtype, config=to_dict(config)), folder)
-
-
-def check_windows(config: TrainConfig) -> None:
-    """Raises `UserError` for stages, windows and causal blocks that do not go together."""
-    whole, middle, objective = config.data.num_frames, config.data.middle, config.objective
-    for stage in config.stages:
-        if stage.size:
-            raise UserError("stages of text_to_video keep the whole picture: leave size out")
-        if stage.frames > whole:
-            raise UserError(f"a stage wants {stage.frames} of {whole} frames")
-        if middle and not 0 < stage.frames < whole:
-            raise UserError(
-                f"data.middle cuts windows from longer clips: give each stage fewer frames than "
-                f"data.num_frames = {whole}"
-            )
-    if not isinstance(objective, DiffusionForcing):
-        if config.data.turns:
-            raise UserError(
-                "data.turns needs the objective diffusion_forcing, which gives the frames before"
-            )
-        if middle:
-            raise UserError(
-                "data.middle needs the objective diffusion_forcing: without the frames before it, "
-                "a window from the middle does not show what its caption says"
-            )
-        return
-    block = config.model.transformer.num_frame_per_block
-    if block not in (1, objective.causal_block_size):
-        raise UserError(
-            f"objective.causal_block_size is {objective.causal_block_size}; the transformer's "
-            f"num_frame_per_block is {block}"
-        )
+        return write_diffusers(run_model(run, dtype=dtype, config=to_dict(config)), folder)
 
 
 def prepare_latents(data: DataConfig) -> latents.LatentStore:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes import clips
 from skyreels_jax.core.config import from_dict
+from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import RandomCrop, pipeline
 from skyreels_jax.models.layout import abstract_model, save_component
 from skyreels_jax.models.vae.config import VAEConfig
@@ -61,6 +62,9 @@ class VAERecipe:
             return pipeline(source, crop, rows=rows, **options)
 
         return open_stage
+
+    def flops(self, config: TrainConfig, params: Params) -> None:
+        return None
 
     def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes `folder`/vae, latents' statistics included; prints the PSNR on held-out clips."""

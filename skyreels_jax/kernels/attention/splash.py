@@ -1,5 +1,6 @@
 """Attention on TPUs by jax's own Pallas kernel (splash attention), forward and backward."""
 
+import concurrent.futures
 import dataclasses
 import functools
 
@@ -28,8 +29,7 @@ def splash(
     if why := splash_refuses(q, mask):
         raise NotImplementedError(f"splash attention {why}")
     lengths, heads = (q.shape[1], k.shape[1]), q.shape[2]
-    with jax.ensure_compile_time_eval():  # its tables are the same for every layer and pass
-        kernel = _kernel(lengths, heads, None if mask is None else mask.causal_block)
+    kernel = _kernel(lengths, heads, None if mask is None else mask.causal_block)
     padded = (_padded(q * jnp.asarray(scale, q.dtype)), _padded(k), _padded(v))
     out = jax.vmap(lambda q, k, v: kernel(q, k, v, _segments(lengths)))(*padded)
     return jnp.swapaxes(out, 1, 2)[:, : lengths[0]], None
@@ -72,6 +72,14 @@ def _segments(lengths: tuple[int, int]):
 
 @functools.lru_cache(maxsize=16)
 def _kernel(lengths: tuple[int, int], heads: int, block: int | None):
+    """Returns the kernel with its tables in numpy, the same for every layer and pass."""
+    # A thread of its own is outside of the trace and the mesh that the caller is in.
+    with concurrent.futures.ThreadPoolExecutor(1) as outside:
+        made = outside.submit(_make_kernel, lengths, heads, block).result()
+    return jax.tree.map(np.asarray, made)
+
+
+def _make_kernel(lengths: tuple[int, int], heads: int, block: int | None):
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     (tile_q, whole_q), (tile_k, whole_k) = (_tiles(length) for length in lengths)

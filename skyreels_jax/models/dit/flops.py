@@ -23,7 +23,7 @@ def attention_flops(
     length, block = math.prod(grid), config.num_frame_per_block
     seen = length
     if block > 1:  # a frame sees its own block and those before it: on average half of all and more
-        blocks = grid[0] // block
+        blocks = -(-grid[0] // block)
         seen = length * (blocks + 1) / (2 * blocks)
     return int(4 * length * config.width * (seen + text + image))
 

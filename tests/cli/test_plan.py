@@ -1,0 +1,121 @@
+"""`skyreels-jax plan`: the TPU compiler's own answers, without a TPU; what is refused."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from skyreels_jax.cli.main import main
+from skyreels_jax.cli.planning.collectives import Collective, collectives
+
+CONFIG = str(pathlib.Path(__file__).parents[2] / "configs" / "film" / "pretrain_256p.py")
+SMALL = (
+    *("--set", "model.transformer.num_attention_heads=2", "--set", "model.transformer.ffn_dim=512"),
+    *("--set", "model.transformer.num_layers=9", "--set", "model.transformer.text_dim=64"),
+    *("--set", "mesh.fsdp=2", "--set", "mesh.context=2"),
+    *("--set", "stages=({'steps': 1, 'batch': 2, 'frames': 33, 'resolution': '256p'},)"),
+)
+COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
+compiles = pytest.mark.skipif(not COMPILER.exists(), reason="`make test` installs the TPU compiler")
+PROGRAM = """\
+HloModule jit_step, is_scheduled=true
+
+%fused (p0: bf16[4,8]) -> bf16[8,8] {
+  %p0 = bf16[4,8] parameter(0)
+  ROOT %ag.1 = bf16[8,8] all-gather(%p0), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+}
+
+%beside (p1: bf16[4,8]) -> bf16[8,8] {
+  %p1 = bf16[4,8] parameter(0)
+  ROOT %ag.2 = bf16[8,8] all-gather(%p1), channel_id=7, replica_groups={{0,1}}, dimensions={0}
+}
+
+%all-reduce-scatter.3 (p2: f32[8,8]) -> f32[2,8] {
+  %p2 = f32[8,8] parameter(0)
+  ROOT %ar = f32[8,8] all-reduce(%p2), channel_id=9, replica_groups=mesh['a'=4,'b'=2] {'a'}
+}
+
+%body (p3: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %p3 = (s32[], bf16[4,8]) parameter(0)
+  %x = bf16[4,8] get-tuple-element(%p3), index=1
+  %g = bf16[8,8] fusion(%x), kind=kCustom, calls=%fused
+  %h = bf16[8,8] fusion(%x), kind=kCustom, calls=%beside
+  %t = bf16[4,8] all-to-all(%x), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}
+  %u = bf16[4,8] all-to-all(%t), channel_id=1, replica_groups=[4,2]<=[8], dimensions={1}
+}
+
+%condition (p4: (s32[], bf16[4,8])) -> pred[] {
+  %p4 = (s32[], bf16[4,8]) parameter(0)
+  %c = s32[] constant(40)
+}
+
+ENTRY %main (a: bf16[4,8]) -> f32[2,8] {
+  %w = (s32[], bf16[4,8]) while(%a), condition=%condition, body=%body
+  ROOT %s = f32[2,8] fusion(%w), kind=kCustom, calls=%all-reduce-scatter.3
+}
+"""
+
+
+def test_collectives_of_a_program_with_a_loop():
+    assert collectives(PROGRAM) == [
+        Collective(kind="all-gather", group=2, size=128, count=40),
+        Collective(kind="all-to-all", group=2, size=64, count=80),
+        Collective(kind="reduce-scatter", group=4, size=256, count=1),
+    ]
+
+
+def test_seconds_on_a_ring():
+    one = {"group": 4, "size": 1000, "count": 3}
+    assert Collective(kind="all-gather", **one).seconds(1e3) == pytest.approx(3 * 0.375)
+    assert Collective(kind="all-reduce", **one).seconds(1e3) == pytest.approx(3 * 0.75)
+
+
+def plan(config, *flags):
+    command = [sys.executable, "-m", "skyreels_jax", "plan", "--config", config, "--json"]
+    env = os.environ | {"XLA_FLAGS": "", "TPU_LIBRARY_PATH": str(COMPILER)}
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, env=env, timeout=1200)
+    assert done.returncode in (0, 1), done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@compiles
+@pytest.mark.parametrize("step", ["train", "sample"])
+def test_a_miniature_plan(step):
+    made = plan(f"{CONFIG}:1.3b", "--topology", "v5e:2x2", "--step", step, *SMALL)
+    assert made["fits"] and 0 < made["peak"] < made["limit"] == 16 * 2**30
+    assert made["mesh"] == {"data": 1, "fsdp": 2, "tensor": 1, "context": 2} | {
+        "attention": "ulysses"
+    }
+    exchanged = made["exchanged"]
+    # Four all-to-alls a layer forward, of queries, keys, values and what comes of them.
+    layers, passes = 9, 1 if step == "sample" else 2
+    assert exchanged["all-to-all"]["count"] >= 4 * layers * passes
+    assert exchanged["all-gather"]["count"] >= layers
+    assert ("reduce-scatter" in exchanged or "all-reduce" in exchanged) or step == "sample"
+    assert 0 < made["estimated"]["mfu"] < 1
+
+
+@compiles
+@pytest.mark.slow
+def test_14b_fits_on_v5p():
+    config = CONFIG.replace("256p", "540p") + ":14b"
+    made = plan(config, "--topology", "v5p:4x4x8", "--set", "accumulate=8")
+    assert made["fits"] and made["peak"] < 40 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--topology", "v9:4x4"), "no TPU is called 'v9'"),
+        (("--topology", "v5e"), "legal are v5e:16x16"),
+        (("--topology", "v5e:4x4", "--stage", "3"), "the config has stages 0 to 0"),
+        (("--topology", "v5e:4x4", "--set", "kind='vae'"), "kind"),
+    ],
+)
+def test_what_is_refused(capsys, flags, said):
+    assert main(["plan", "--config", f"{CONFIG}:1.3b", *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -1,0 +1,91 @@
+"""What is handed to clusters: scripts are bash, JobSets ask for the devices that they use."""
+
+import math
+import pathlib
+import subprocess
+
+import pytest
+import yaml
+
+from skyreels_jax.cli.main import parse
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+JOBSETS = sorted(LAUNCH.glob("*.yaml"))
+
+
+def names(paths):
+    return [path.name for path in paths]
+
+
+def train_args(container):
+    """Returns what host number 3 is told, as the command line reads it."""
+    command = [part.replace("$(JOB_COMPLETION_INDEX)", "3") for part in container["command"]]
+    return parse(command[1:])
+
+
+def test_nothing_is_forgotten():
+    assert len(SCRIPTS) >= 3 and len(JOBSETS) >= 2
+    others = {path.name for path in LAUNCH.iterdir()} - {*names(SCRIPTS), *names(JOBSETS)}
+    assert others == {"README.md"}
+    told = (LAUNCH / "README.md").read_text()
+    assert all(f"`{name}`" in told for name in (*names(SCRIPTS), *names(JOBSETS)))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=names(SCRIPTS))
+def test_scripts_are_bash(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "set -euo pipefail" in script.read_text()
+
+
+@pytest.mark.parametrize("path", JOBSETS, ids=names(JOBSETS))
+def test_jobsets_use_the_devices_they_ask_for(path):
+    jobset = yaml.safe_load(path.read_text())
+    assert jobset["kind"] == "JobSet" and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    hosts = spec["completions"]
+    assert job["replicas"] == 1 and spec["parallelism"] == hosts and spec["backoffLimit"] == 0
+    # A lost host ends all, and a new pod beside the old ones would be nobody's.
+    assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] >= 60
+
+    asked = container["resources"]["limits"]
+    assert container["resources"].get("requests", asked) == asked
+    ((resource, each),) = asked.items()
+    devices = hosts * each
+    if resource == "google.com/tpu":
+        topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+        assert math.prod(map(int, topology.split("x"))) == devices
+    else:
+        assert resource == "nvidia.com/gpu"
+        assert "cloud.google.com/gke-accelerator" in pod["nodeSelector"]
+
+    args = train_args(container)
+    assert container["command"][:2] == ["skyreels-jax", "train"]
+    assert args.stopped_code not in (0, 1, 2, 130)  # 0 would be a completed job
+    sizes = [int(item.partition("=")[2]) for item in args.set if item.startswith("mesh.")]
+    assert sizes == [-1] or math.prod(sizes) == devices
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
+    assert any(args.out.startswith(f"{place}/") for place in mounts.values())
+
+
+@pytest.mark.parametrize("path", JOBSETS, ids=names(JOBSETS))
+def test_jobsets_find_each_other(path):
+    jobset = yaml.safe_load(path.read_text())
+    (job,) = jobset["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    args = train_args(container)
+    if args.hosts == "auto":  # of TPUs the cluster says
+        assert args.host_count is None and "google.com/tpu" in container["resources"]["limits"]
+        return
+    host, _, port = args.hosts.partition(":")
+    name = jobset["metadata"]["name"]
+    assert host == f"{name}-{job['name']}-0-0.{name}" and 1024 < int(port) < 65536
+    assert args.host_index == 3
+    assert args.host_count == job["template"]["spec"]["completions"]
+    assert job["template"]["spec"]["completionMode"] == "Indexed"
+    assert [entry["name"] for entry in container["env"]] == ["JOB_COMPLETION_INDEX"]
