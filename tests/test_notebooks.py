@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom on CPU, with the miniature; their outputs are committed."""
 
 import pathlib
+import re
 import shutil
 
 import nbformat
@@ -36,7 +37,8 @@ def test_runs(path, tmp_path, monkeypatch):
     ]
     assert pictures
     told = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", ()))
-    assert "largest difference of a byte: 0" in told or "'step': '6'" in told
+    # Where its parts are made elsewhere, a product rounds otherwise now and then.
+    assert re.search(r"largest difference of a byte: [01]\b", told) or "'step': '6'" in told
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -15,7 +15,7 @@ Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dp
               --setting "chosen films: model=runs/toy/chosen_sft/export" \\
               --setting "beta 2000: model=runs/toy/flow_dpo_beta2000/export" \\
               --setting "beta 125: model=runs/toy/flow_dpo_beta125/export"
-Hardware: 2 CPU cores, float32; 19 minutes on one of them (it makes no films to train on).
+Hardware: 2 CPU cores, float32; 19 minutes on one of them, beside other work.
 Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder: errors of motion 28 %
           lower, as after flow_dpo.py, adherence 1.7 points behind it (docs/motion_rl.md).
 """

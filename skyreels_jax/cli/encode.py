@@ -5,13 +5,12 @@ import collections
 import concurrent.futures
 import contextlib
 import pathlib
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.signals import Signals
 
 if TYPE_CHECKING:
     from skyreels_jax.data.video_folder.clips import Clip, Plan
@@ -99,10 +98,11 @@ def encode(args: argparse.Namespace) -> int:
     enable_compilation_cache()
     loaded = encoders.load()
     bar = tqdm(total=len(found.clips), initial=done, unit="clip", desc="encode", mininterval=1.0)
-    with bar, writer, _Stop() as stop, contextlib.closing(_read_ahead(clips)) as read:
+    stop = Signals("stopping after this clip")
+    with bar, writer, stop, contextlib.closing(_read_ahead(clips)) as read:
         writer.write_null(loaded.states(""))
         for clip, frames in read:
-            if stop.asked:
+            if stop.noted:
                 break
             if isinstance(frames, UserError):
                 broken[clip.entry.file] = str(frames)
@@ -111,10 +111,10 @@ def encode(args: argparse.Namespace) -> int:
             said = {"fps": clip.fps, "subject_type": clip.entry.subject_type}
             writer.add(clip.id, clip.bucket, loaded.latents(frames), states, **said)
             bar.update()
-        writer.finish(broken, done=not stop.asked)
+        writer.finish(broken, done=not stop.noted)
     late = {file: why for file, why in broken.items() if file not in found.broken}
     print("\n".join(_told_broken(late)), end="\n" if late else "")
-    if stop.asked:
+    if stop.noted:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     print(args.data_dir)
@@ -166,31 +166,6 @@ def _result(clip: "Clip", reading: concurrent.futures.Future) -> tuple["Clip", A
         return clip, reading.result()
     except UserError as error:
         return clip, error
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into the flag `asked` while it is open (main thread only); a
-    second SIGINT interrupts."""
-
-    def __init__(self):
-        self.asked = False
-        self.old: dict = {}
-
-    def __enter__(self) -> "_Stop":
-        if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGINT, signal.SIGTERM):
-                self.old[name] = signal.signal(name, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for name, handler in self.old.items():
-            signal.signal(name, handler)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this clip", file=sys.stderr)
 
 
 RUN = {"encode": encode}

@@ -39,13 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plans and prints; returns 0 if the program fits, 1 if it does not."""
     from skyreels_jax.cli.planning.chips import topology
+    from skyreels_jax.cli.planning.plan import check, plan
     from skyreels_jax.cli.train import read_config, resolved
 
     recipe, config = resolved(read_config(args.config), args.set)
-    chip, devices = topology(args.topology)
-    from skyreels_jax.cli.planning.plan import check, plan
-
     check(config, args.stage)
+    chip, devices = topology(args.topology)
     made = plan(recipe, config, chip, devices, step=args.step, stage=args.stage)
     said = {"config": args.config, "topology": args.topology, "step": args.step}
     print(json.dumps(said | made.values()) if args.json else made.text(args.topology))

@@ -117,7 +117,7 @@ def fit(
                     save()
             save()
     finished = step >= total or watch.over()
-    if stop.signal == signal.SIGINT and not finished:
+    if stop.noted == signal.SIGINT and not finished:
         raise KeyboardInterrupt
     return FitResult(state, finished)
 

@@ -138,8 +138,8 @@ def test_two_processes_are_one(root, whole):
     assert (whole / "export" / "model_index.json").is_file()
     # One of them makes the data, prints and writes.
     first, second = logs(whole)
-    assert "encode" in first and str(whole / "export") in first and "step/s" in first
-    for said in ("encode", "parameters", "export", "step/s"):
+    assert "encode" in first and str(whole / "export") in first and "step 24 of 24" in first
+    for said in ("encode", "parameters", "export", "step 24"):
         assert said not in second, said
 
 

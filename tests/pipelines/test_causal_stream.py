@@ -82,8 +82,8 @@ def test_a_bfloat16_film_is_resumed_from_a_bfloat16_state(causal, tmp_path):
     rest = frames(stream)
     key, value = read_state(path).cache[-2:]
     assert key.dtype == value.dtype == ml_dtypes.bfloat16
-    assert key.shape == (2, 2, 8, 2, 12)  # layers, sides, 4 frames of 2 tokens, heads, width
-    assert key[:, :, :4].astype(np.float32).any() and not key[:, :, 4:].astype(np.float32).any()
+    assert key.shape == (2, 2, 4, 2, 2, 12)  # layers, sides, frames, tokens, heads, width
+    assert key[:, :, :2].astype(np.float32).any() and not key[:, :, 2:].astype(np.float32).any()
     np.testing.assert_array_equal(frames(causal.resume(path)), rest)
 
 
@@ -94,11 +94,11 @@ def test_states_of_other_films_are_refused(causal):
     bfloat16 = replace(state.recipe, dtype="bfloat16")
     wider = replace(state.film, base_num_frames=37)
     for damaged, message in [
-        (replace(state, recipe=bfloat16), r"float32 \[2, .* needs bfloat16 \[2, 2, 8, 2, 12\]"),
+        (replace(state, recipe=bfloat16), r"float32 \[2, .* needs bfloat16 \[2, 2, 4, 2, 2, 12\]"),
         (replace(state, film=wider), "its windows have base_num_frames 37, its recipe 21"),
         (
             replace(state, film=wider, recipe=replace(state.recipe, base_num_frames=37)),
-            r"\[2, 2, 8, 2, 12\] where this film needs float32 \[2, 2, 16, 2, 12\]",
+            r"\[2, 2, 4, 2, 2, 12\] where this film needs float32 \[2, 2, 8, 2, 2, 12\]",
         ),
         (
             replace(state, film=replace(state.film, causal_block_size=1)),

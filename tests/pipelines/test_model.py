@@ -8,7 +8,6 @@ import pytest
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.pipelines.generate import initial_noise, to_uint8
-from skyreels_jax.pipelines.model import _batches
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.stream import decode_window
 
@@ -135,5 +134,6 @@ def test_pixels_round_to_even():
     ("count", "size", "rows"),
     [(1, 8, [[0]]), (3, 2, [[0, 1], [2, 2]]), (9, 8, [[0, 1, 2, 3, 4], [5, 6, 7, 8, 8]])],
 )
-def test_batches_are_of_one_size(count, size, rows):
-    assert _batches(count, size) == rows
+def test_batches_are_of_one_size(micro, count, size, rows):
+    request = micro.source.request(prompt=[PROMPT] * count, seed=0, batch_size=size)
+    assert request.batches() == rows

@@ -64,7 +64,7 @@ def topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
         found = topologies.get_topology_desc(name, platform="tpu")
     except Exception as error:  # the plugin raises whatever it likes
         said = str(error).strip().splitlines()[0]
-        if "libtpu" in said or isinstance(error, ImportError):
+        if "libtpu" in said or "not installed" in said or isinstance(error, ImportError):
             raise UserError(
                 f"the TPU compiler is not installed ({said}): pip install 'skyreels-jax[tpu]'"
             ) from error

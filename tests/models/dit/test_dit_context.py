@@ -60,7 +60,6 @@ BAD = {
     "patches": ({"latents": jnp.zeros((2, 3, 5, 6, 4))}, "not divisible by patches"),
     "channels": ({"latents": jnp.zeros((2, 3, 4, 6, 5))}, "5 channels, not 4"),
     "image": ({"image_context": jnp.zeros((2, 5, 12))}, "takes no image_context"),
-    "remat": ({"remat": "full"}, "legal: block, dots, none"),
 }
 
 

@@ -39,6 +39,7 @@ def test_gradients_equal_torch():
     ).sample
     (output * torch_video(cotangent)).sum().backward()
 
+    ours.remat = "block"  # half the time to compile; nn/test_stack.py shows that all kinds agree
     graphdef, state = nnx.split(ours)
 
     def total(state, latents):
@@ -48,7 +49,6 @@ def test_gradients_equal_torch():
             text,
             fps=jnp.asarray([24]),
             image_context=image,
-            remat="block",  # half the time to compile; nn/test_stack.py shows that all kinds agree
         )
         return jnp.sum(velocity * cotangent)
 

@@ -31,9 +31,9 @@ def close(ours, theirs, tolerance):
     assert np.abs(np.asarray(ours, np.float32) - theirs).max() <= tolerance * scale
 
 
-def build(tree=None):
+def build(tree=None, remat="none"):
     """Returns our model with `tree` for parameters, else its abstract tree."""
-    abstract = nnx.eval_shape(lambda: UMT5Encoder(CONFIG, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: UMT5Encoder(CONFIG, remat=remat, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
     if tree is None:
         return nnx.to_pure_dict(state)
@@ -145,7 +145,7 @@ def test_gradients(pair, tokens):
     expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     for remat in ("none", "block"):
         loss = lambda t, r=remat: jnp.sum(  # noqa: E731
-            build(t)(jnp.asarray(ids), jnp.asarray(mask), remat=r) * weight
+            build(t, r)(jnp.asarray(ids), jnp.asarray(mask)) * weight
         )
         grads = dict(export_tree(diffusers_table(CONFIG), jax.jit(jax.grad(loss))(tree)))
         assert set(grads) == set(expected)
