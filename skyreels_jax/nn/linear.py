@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from skyreels_jax.parallel.activations import meshed
+from skyreels_jax.parallel.activations import folded
 
 Init = Callable[..., Array]
 
@@ -34,10 +34,7 @@ def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
 
 def matmul(x: Float[Array, "*rows I"], kernel: Float[Array, "I O"]) -> Float[Array, "*rows O"]:
     """Returns `x @ kernel`, in the dtype of `kernel`."""
-    x = x.astype(kernel.dtype)
-    if meshed():  # axes that are divided each for itself cannot be one without an exchange
-        return x @ kernel
-    return (x.reshape(-1, kernel.shape[0]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+    return (folded(x).astype(kernel.dtype) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 class Linear(nnx.Module):
@@ -65,13 +62,14 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
         kernel = self.kernel[...]
         kernel = kernel if self.dtype is None else kernel.astype(self.dtype)
-        y = matmul(x, kernel)
+        rows = folded(x)
+        y = rows.astype(kernel.dtype) @ kernel
         if self.adapter is not None:
-            y = y + self.adapter(x).astype(y.dtype)
-        if self.bias is None:
-            return y
-        bias = self.bias[...].astype(y.dtype)
-        return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+            y = y + self.adapter(rows).astype(y.dtype)
+        if self.bias is not None:
+            bias = self.bias[...].astype(y.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class MLP(nnx.Module):

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from skyreels_jax.parallel.activations import folded
+
 
 def layer_norm(x: Float[Array, "*rows D"], *, eps: float) -> Float[Array, "*rows D"]:
     """Returns (x - mean) / sqrt(variance + eps) in float32, for callers that modulate."""
@@ -31,7 +33,9 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        return (rms_norm(x, eps=self.eps) * _row(self.scale[...], x.ndim)).astype(x.dtype)
+        rows = folded(x)
+        y = rms_norm(rows, eps=self.eps) * _row(self.scale[...], rows.ndim)
+        return y.astype(x.dtype).reshape(x.shape)
 
 
 class LayerNorm(nnx.Module):
@@ -43,5 +47,6 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        y = layer_norm(x, eps=self.eps) * _row(self.scale[...], x.ndim)
-        return (y + _row(self.bias[...], x.ndim)).astype(x.dtype)
+        rows = folded(x)
+        y = layer_norm(rows, eps=self.eps) * _row(self.scale[...], rows.ndim)
+        return (y + _row(self.bias[...], rows.ndim)).astype(x.dtype).reshape(x.shape)

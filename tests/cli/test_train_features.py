@@ -87,7 +87,7 @@ def batches(config, count, rows=(0, 1), **changes):
 
 def rows(folder):
     with (folder / "metrics.csv").open(newline="") as file:
-        timed = ("clips_per_second", "ms_per_step", "data_wait", "host_gb")
+        timed = ("clips_per_second", "ms_per_step", "data_wait", "save_ms", "host_gb")
         return [
             {name: value for name, value in row.items() if name not in timed}
             for row in csv.DictReader(file)

@@ -118,6 +118,7 @@ def test_metrics_continue_and_the_state_on_disk_is_the_state(tmp_path):
     columns = {"loss", "grad_norm", "skipped", "order", "clips_per_second", "ms_per_step"}
     assert columns | {"data_wait", "host_gb"} <= set(rows[0])
     assert all(0 <= float(row["data_wait"]) <= 1 for row in rows if row["data_wait"])
+    assert any(float(row["save_ms"]) > 0 for row in rows if row["save_ms"])
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest() == 12
         state, data = checkpoints.restore(12, result.state)

@@ -13,7 +13,7 @@ from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal, zeros
 from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from skyreels_jax.nn.rope import apply_rope
 from skyreels_jax.nn.stack import kept
-from skyreels_jax.parallel.activations import constrain
+from skyreels_jax.parallel.activations import constrain, folded
 
 Attention = Callable[..., Array]  # the signature of kernels.attention.attention
 # Frames keep an axis of their own, so that what is said per frame needs no copy per token, and the
@@ -35,13 +35,16 @@ def modulated_norm(
 
     Computed in float32, returned in the dtype of x; nothing is expanded to tokens.
     """
-    y = layer_norm(x, eps=eps) * (1 + scale[:, :, None]) + shift[:, :, None]
-    return y.astype(x.dtype)
+    frames = folded(x, *shift.shape[:2])
+    y = layer_norm(frames, eps=eps) * (1 + scale[:, :, None]) + shift[:, :, None]
+    return y.astype(x.dtype).reshape(x.shape)
 
 
 def gated_add(x: Tokens, y: Tokens, gate: Float[Array, "B t D"]) -> Tokens:
     """Returns x + y * gate with one gate per clip or frame; float32 inside, x's dtype out."""
-    return (x.astype(jnp.float32) + y * gate[:, :, None]).astype(x.dtype)
+    frames = [folded(part, *gate.shape[:2]) for part in (x, y)]
+    total = frames[0].astype(jnp.float32) + frames[1] * gate[:, :, None]
+    return total.astype(x.dtype).reshape(x.shape)
 
 
 class Projections(nnx.Module):
@@ -73,10 +76,12 @@ class SelfAttention(Projections):
         mask: Mask | None,
         attention: Attention,
     ) -> Tokens:
-        q = apply_rope(self.split(self.norm_q(self.q(x))), *rope)
-        k = apply_rope(self.split(self.norm_k(self.k(x))), *rope)
-        out = kept(attention(q, k, self.split(self.v(x)), mask=mask))
-        return self.o(out.reshape(x.shape))
+        tokens, rope = folded(x, len(x)), tuple(folded(table) for table in rope)
+        q = apply_rope(self.split(self.norm_q(self.q(tokens))), *rope)
+        k = apply_rope(self.split(self.norm_k(self.k(tokens))), *rope)
+        parts = (q, k, self.split(self.v(tokens)))
+        parts = (part.reshape(*x.shape[:-1], *part.shape[-2:]) for part in parts)
+        return self.o(kept(attention(*parts, mask=mask)).reshape(x.shape))
 
 
 class CrossAttention(Projections):
