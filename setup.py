@@ -38,6 +38,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        "tensorstore>=0.1.84",  # reads parts of checkpoints
         "grain>=0.2.18",
         "tensorflow-datasets>=4.9.10",
         "array_record>=0.8",

@@ -16,8 +16,8 @@ Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dp
               --setting "beta 1000: model=runs/toy/flow_dpo_beta1000/export" \\
               --setting "beta 62: model=runs/toy/flow_dpo_beta62/export"
 Hardware: 2 CPU cores, float32; 19 minutes on one of them, beside other work.
-Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder: errors of motion 28 %
-          lower, as after flow_dpo.py, adherence 1.7 points behind it (docs/motion_rl.md).
+Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder: see
+          docs/motion_rl.md for what it came to.
 """
 
 import pathlib

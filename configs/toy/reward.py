@@ -11,7 +11,7 @@ Commands: skyreels-jax data pairs --data_dir runs/pairs --num_clips 448 --per_cl
               --films runs/toy/found/export --guidance_scale 1 --inference_steps 15
 Hardware: 2 CPU cores, float32: twins 34 minutes beside other work, films 21, training 7.
 Result:   runs/toy/reward/export, a folder that skyreels_jax.models.reward.load.load_reward opens.
-          Right in 0.956 of 478 held-out pairs of twins; of the model's own films it prefers what
+          With the settings before (log, 2026-11-29): right in 0.956 of 478 held-out pairs of twins; of the model's own films it prefers what
           the judge does in 0.64 of 241 pairs and in 0.79 of 248 others (docs/motion_rl.md).
 
 Leave one out: what it makes of a kind of distortion that it was never shown.

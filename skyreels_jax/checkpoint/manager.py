@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from skyreels_jax.checkpoint.chunks import chunked
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import matched
 from skyreels_jax.core.types import Params
@@ -23,15 +24,24 @@ class Checkpoints:
     a killed run left unfinished is removed by the next one that writes.
 
     keep: of a run that writes: the latest so many stay, and those of every `keep_every`-th step if
-    that is not 0. None: nothing is removed, as becomes a reader.
+    that is not 0. None: nothing is removed, as becomes a reader; of many processes each reads by
+    itself, whether the others do or not.
     """
 
     def __init__(self, folder: str | pathlib.Path, *, keep: int | None = None, keep_every: int = 0):
         self._code = None if keep is None else code_version()  # before anybody edits it
+        by_itself = keep is None and jax.process_count() > 1
+        this = jax.process_index()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
             cleanup_tmp_directories=keep is not None,
+            create=not by_itself,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=this, active_processes={this}
+            )
+            if by_itself
+            else ocp.options.MultiprocessingOptions(),
         )
         self._manager = ocp.CheckpointManager(
             pathlib.Path(folder).absolute(),
@@ -68,7 +78,7 @@ class Checkpoints:
             # very memory, which the step that is given the state overwrites.
             state = jax.tree.map(jnp.copy, state)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(state, save_args=jax.tree.map(chunked, state)),
             data=ocp.args.JsonSave(data),
             config=ocp.args.JsonSave(config),
         )

@@ -1,11 +1,16 @@
-"""Converts a model folder between the diffusers form and the official SkyReels-V2 form.
+"""Converts a model folder, a training run or one of its checkpoints to the diffusers form, the
+official SkyReels-V2 form, or a folder that training starts from (orbax).
 
-Values are kept bit for bit unless --dtype asks for another type. The new folder appears only when
-it is complete. Official folders hold PyTorch files: they need the extra "torch".
+Values are kept bit for bit unless --dtype asks for another type, and pass through memory a tensor
+at a time. The new folder appears only when it is complete. Official folders hold PyTorch files:
+they need the extra "torch", and writing them takes the memory of the largest.
 
 examples:
   skyreels-jax convert SkyReels-V2-T2V-14B-540P skyreels-14b --to diffusers --dtype bfloat16
   skyreels-jax convert my-model my-model-official --to official
+  skyreels-jax convert runs/toy/text_to_video/checkpoints/500 at-500 --to diffusers --weights raw
+  skyreels-jax convert runs/my-lora my-lora --to diffusers --lora alone
+  skyreels-jax convert SkyReels-V2-DF-1.3B-540P start --to orbax --dtype float32
 """
 
 import argparse
@@ -15,19 +20,31 @@ import re
 from skyreels_jax.core.errors import UserError
 
 NAME = "convert"
-HELP = "convert a model folder between diffusers and official form"
+HELP = "convert models and training runs between diffusers, official and Orbax form"
+FORMS = ("diffusers", "official", "orbax")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command to `parser`."""
-    parser.add_argument("source", type=pathlib.Path, metavar="SRC", help="model folder to read")
+    parser.add_argument("source", type=pathlib.Path, metavar="SRC", help="model, run or checkpoint")
     parser.add_argument("target", type=pathlib.Path, metavar="DST", help="new folder to write")
-    parser.add_argument("--to", required=True, choices=("diffusers", "official"), help="its form")
+    parser.add_argument("--to", required=True, choices=FORMS, help="its form")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="type of the stored weights (default: as they are)",
+        help="type of the stored weights (default: as they are); of a run, of those it trained",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        help="of a training run: averaged or not (default: averaged, if the run kept them)",
+    )
+    parser.add_argument(
+        "--lora",
+        choices=("merged", "alone"),
+        help="of a run that trained adapters: the model with them in it, or they by themselves "
+        "(default: merged)",
     )
     parser.add_argument(
         "--max_shard_size",
@@ -40,9 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the new folder."""
     size = parse_size(args.max_shard_size)
-    from skyreels_jax.models.transfer import convert_folder
+    from skyreels_jax.pipelines.convert import convert
 
-    convert_folder(args.source, args.target, form=args.to, dtype=args.dtype, max_shard_bytes=size)
+    options = {"dtype": args.dtype, "weights": args.weights, "lora": args.lora}
+    convert(args.source, args.target, form=args.to, max_shard_bytes=size, **options)
     print(args.target)
     return 0
 

@@ -11,7 +11,7 @@ import skyreels_jax
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 
-COMMANDS = ("generate", "stream", "train", "plan", "convert", "evaluate", "data")
+COMMANDS = ("generate", "stream", "train", "plan", "convert", "evaluate", "report", "data")
 BAD_INPUT = 2
 INTERRUPTED = 130
 

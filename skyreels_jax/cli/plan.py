@@ -16,7 +16,7 @@ import json
 
 NAME = "plan"
 HELP = "compile a full-size step for a TPU topology, without one: does it fit, how fast is it"
-STEPS = ("train", "sample")
+STEPS = ("train", "sample", "decode")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
     flag("--config", required=True, help="a config file of `train`, of kind text_to_video")
     flag("--topology", required=True, metavar="TPU:SHAPE", help="such as v5p:4x4x8 or v6e:16x16")
-    flag("--step", choices=STEPS, default="train", help="which program (default: %(default)s)")
+    flag(
+        "--step",
+        choices=STEPS,
+        default="train",
+        help="which program: a step of training, one evaluation of the model for a film, or the "
+        "VAE's decoding of a latent frame (default: %(default)s)",
+    )
     flag("--stage", type=int, default=-1, metavar="N", help="of the config (default: the last)")
     flag("--json", action="store_true", help="one object, no text")
     flag(

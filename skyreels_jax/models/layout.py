@@ -25,7 +25,9 @@ from skyreels_jax.models.dit.config import from_official
 from skyreels_jax.models.kinds import IMAGE_PARTS, KINDS, TEXT_PARTS, abstract_model
 from skyreels_jax.models.umt5.config import XXL
 from skyreels_jax.models.vae.config import VAEConfig
-from skyreels_jax.weights.convert import export_tree, load_tree
+from skyreels_jax.weights.convert import load_tree
+from skyreels_jax.weights.export import export_params
+from skyreels_jax.weights.params import ParamSource, StoredParams, TreeParams
 from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.table import Table
 from skyreels_jax.weights.writer import write_safetensors
@@ -228,24 +230,40 @@ def load_component(component: Component, *, dtype: Any = None, **options: Any) -
     return nnx.merge(graphdef, tree)
 
 
+def stored_params(component: Component) -> StoredParams:
+    """Returns the parameters of the component, to be read one by one.
+
+    Raises `UserError` where its weight files are damaged or of another model.
+    """
+    abstract = abstract_model(component.name, component.config)[1]
+    return StoredParams(component.table, open_source(component.weights), abstract)
+
+
 def save_component(
-    folder: str | pathlib.Path,
-    name: str,
-    config: Any,
-    tree: Params,
-    *,
-    dtype: Any = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    folder: str | pathlib.Path, name: str, config: Any, tree: Params, *, dtype: Any = None
 ) -> None:
     """Writes component `name` (one of `KINDS`) in diffusers form to `folder`.
 
     `dtype` is the type of the stored floating tensors (None: as in `tree`).
     """
-    folder, kind = pathlib.Path(folder), KINDS[name]
+    write_component(pathlib.Path(folder), name, config, TreeParams(tree), dtype=dtype)
+
+
+def write_component(
+    folder: pathlib.Path,
+    name: str,
+    config: Any,
+    params: ParamSource,
+    *,
+    dtype: Any = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Does what `save_component` does, of parameters that are read one by one."""
     folder.mkdir(parents=True, exist_ok=True)
+    kind, abstract = KINDS[name], abstract_model(name, config)[1]
     write_safetensors(
         folder,
-        export_tree(kind.diffusers_table(config), tree, dtype=dtype),
+        export_params(kind.diffusers_table(config), params, abstract, dtype=dtype),
         max_shard_bytes=max_shard_bytes,
         basename=kind.basename,
     )

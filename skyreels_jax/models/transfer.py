@@ -1,15 +1,16 @@
-"""Whole model folders from one form to the other, one tensor at a time, all or nothing."""
+"""Whole models to folders of either form, one tensor at a time, all or nothing."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.models.clip.preprocess import to_json
+from skyreels_jax.models.clip.preprocess import CLIPImageConfig, to_json
 from skyreels_jax.models.dit.config import DiTConfig, from_official
 from skyreels_jax.models.layout import (
     EXTRA,
@@ -17,19 +18,43 @@ from skyreels_jax.models.layout import (
     MAX_SHARD_BYTES,
     SETTINGS,
     TOKENIZER,
-    Component,
     ModelFolder,
     abstract_model,
     read_folder,
-    write_config,
+    stored_params,
+    write_component,
     write_index,
     write_json,
     write_processor,
 )
-from skyreels_jax.weights.convert import transcode
+from skyreels_jax.weights.export import Tensors, export_params
+from skyreels_jax.weights.params import ParamSource
 from skyreels_jax.weights.pth import require_torch, write_pth
-from skyreels_jax.weights.reader import open_source
-from skyreels_jax.weights.writer import Tensors, write_safetensors
+from skyreels_jax.weights.writer import write_safetensors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A component to be written; `dtype` is the type of its floating tensors (None: theirs)."""
+
+    config: Any
+    params: ParamSource
+    dtype: Any = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeModel:
+    """All that a model folder is written from.
+
+    write_rest: (folder, where its tokenizer goes) -> None; writes the tokenizer, and what the form
+    does not ask for. image_processor: of an image-to-video model.
+    """
+
+    parts: Mapping[str, Part]
+    scheduler: dict[str, Any]
+    pipeline: str
+    write_rest: Callable[[pathlib.Path, pathlib.Path], None]
+    image_processor: CLIPImageConfig | None = None
 
 
 def convert_folder(
@@ -47,36 +72,62 @@ def convert_folder(
     Raises `UserError` for a source that is no complete model, a target that exists or cannot be
     written, an image encoder that the model does not use, and values that `dtype` cannot hold.
     """
-    target = pathlib.Path(target)
-    model = read_folder(source)
-    encoders = ("image_encoder", KINDS["image_encoder"].official)
-    unused = [name for name in encoders if (model.path / name).exists()]
-    if unused and "image_encoder" not in model.components:
-        raise UserError(f"{model.path}: {unused[0]} is no part of a {model.pipeline}; move it away")
-    if target.exists():
-        raise UserError(f"{target} exists; name a new folder")
-    if form == "official":
-        require_torch(target / KINDS["vae"].official)
-        to_official(model.components["transformer"].config)
-    streams = {name: _stream(part, form, dtype) for name, part in model.components.items()}
-    with _appearing(target) as partial:
-        write = _write_diffusers if form == "diffusers" else _write_official
-        write(model, partial, streams, max_shard_bytes)
+    model = whole_model(read_folder(source), dtype=dtype)
+    write_model(model, target, form=form, max_shard_bytes=max_shard_bytes)
     return read_folder(target)
 
 
-def copy_part(part: Component, folder: pathlib.Path) -> None:
-    """Writes a component, in diffusers form and bit for bit, to its place in the new pipeline
-    folder `folder`; a tensor at a time.
-    """
-    (folder / part.name).mkdir()
-    write_safetensors(
-        folder / part.name,
-        _stream(part, "diffusers", None),
-        max_shard_bytes=MAX_SHARD_BYTES,
-        basename=KINDS[part.name].basename,
+def whole_model(folder: ModelFolder, *, dtype: Any = None) -> WholeModel:
+    """Returns what `folder` holds; its weights are read when they are written."""
+    encoders = ("image_encoder", KINDS["image_encoder"].official)
+    unused = [name for name in encoders if (folder.path / name).exists()]
+    if unused and "image_encoder" not in folder.components:
+        raise UserError(
+            f"{folder.path}: {unused[0]} is no part of a {folder.pipeline}; move it away"
+        )
+
+    def write_rest(target: pathlib.Path, tokenizer: pathlib.Path) -> None:
+        shutil.copytree(folder.tokenizer, tokenizer)
+        if (folder.path / SETTINGS).is_file():
+            shutil.copy(folder.path / SETTINGS, target / SETTINGS)
+
+    return WholeModel(
+        parts={
+            name: Part(config=part.config, params=stored_params(part), dtype=dtype)
+            for name, part in folder.components.items()
+        },
+        scheduler=folder.scheduler,
+        pipeline=folder.pipeline,
+        write_rest=write_rest,
+        image_processor=folder.image_processor,
     )
-    write_config(folder / part.name, part.name, part.config)
+
+
+def write_model(
+    model: WholeModel,
+    target: str | pathlib.Path,
+    *,
+    form: str,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes `model` to the new folder `target` in `form` ("diffusers" or "official").
+
+    Raises `UserError` as `convert_folder` does.
+    """
+    target = pathlib.Path(target)
+    check_new(target)
+    if form == "official":
+        require_torch(target / KINDS["vae"].official)
+        to_official(model.parts["transformer"].config)
+    with appearing(target) as partial:
+        write = write_diffusers if form == "diffusers" else _write_official
+        write(model, partial, max_shard_bytes=max_shard_bytes)
+
+
+def check_new(target: pathlib.Path) -> None:
+    """Raises `UserError` where `target` exists."""
+    if target.exists():
+        raise UserError(f"{target} exists; name a new folder")
 
 
 def to_official(config: DiTConfig) -> dict[str, Any]:
@@ -108,7 +159,11 @@ def to_official(config: DiTConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _appearing(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def appearing(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives an empty folder that becomes `target` when all went well, and else is removed.
+
+    Raises `UserError` where it cannot be written.
+    """
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -120,60 +175,44 @@ def _appearing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _stream(part: Component, form: str, dtype: Any) -> Tensors:
-    """Returns the tensors of `part` as `form` stores them, read when asked for; checks them now."""
-    kind = KINDS[part.name]
-    table = kind.diffusers_table if form == "diffusers" else kind.official_table
-    return transcode(
-        open_source(part.weights),
-        part.table,
-        table(part.config),
-        abstract_model(part.name, part.config)[1],
-        dtype=dtype,
-    )
-
-
-def _copy(model: ModelFolder, folder: pathlib.Path, form: str) -> None:
-    shutil.copytree(model.tokenizer, folder / TOKENIZER[form])
-    if (model.path / SETTINGS).is_file():
-        shutil.copy(model.path / SETTINGS, folder / SETTINGS)
-
-
-def _write_diffusers(
-    model: ModelFolder, folder: pathlib.Path, streams: dict[str, Tensors], max_shard_bytes: int
+def write_diffusers(
+    model: WholeModel, folder: pathlib.Path, *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    for name, part in model.components.items():
-        (folder / name).mkdir()
-        write_safetensors(
-            folder / name,
-            streams[name],
-            max_shard_bytes=max_shard_bytes,
-            basename=KINDS[name].basename,
-        )
-        write_config(folder / name, name, part.config)
-    _copy(model, folder, "diffusers")
+    """Writes `model` in diffusers form into the empty `folder`."""
+    for name, part in model.parts.items():
+        options = {"dtype": part.dtype, "max_shard_bytes": max_shard_bytes}
+        write_component(folder / name, name, part.config, part.params, **options)
+    write_small_files(model, folder)
+
+
+def write_small_files(model: WholeModel, folder: pathlib.Path) -> None:
+    """Writes all of the diffusers form but the components, whose configurations must be there."""
+    model.write_rest(folder, folder / TOKENIZER["diffusers"])
     if model.image_processor is not None:
         write_processor(folder, model.image_processor)
     write_index(folder, scheduler=model.scheduler, pipeline=model.pipeline)
 
 
-def _write_official(
-    model: ModelFolder, folder: pathlib.Path, streams: dict[str, Tensors], max_shard_bytes: int
-) -> None:
-    apart = [name for name in model.components if KINDS[name].official]
+def _write_official(model: WholeModel, folder: pathlib.Path, *, max_shard_bytes: int) -> None:
+    apart = [name for name in model.parts if KINDS[name].official]
     for name in apart:
-        write_pth(folder / KINDS[name].official, streams[name])
+        write_pth(folder / KINDS[name].official, _official_tensors(name, model.parts[name]))
     write_safetensors(
         folder,
-        streams["transformer"],
+        _official_tensors("transformer", model.parts["transformer"]),
         max_shard_bytes=max_shard_bytes,
         basename="model",
     )
-    _copy(model, folder, "official")
-    configs = {name: part.config for name, part in model.components.items()}
+    model.write_rest(folder, folder / TOKENIZER["official"])
+    configs = {name: part.config for name, part in model.parts.items()}
     write_json(folder / "config.json", to_official(configs["transformer"]))
     unsaid = {name: to_dict(configs[name]) for name in apart}
     unsaid |= {"scheduler": model.scheduler, "pipeline": model.pipeline}
     if model.image_processor is not None:
         unsaid["image_processor"] = to_json(model.image_processor)
     write_json(folder / EXTRA, unsaid)
+
+
+def _official_tensors(name: str, part: Part) -> Tensors:
+    table, abstract = KINDS[name].official_table(part.config), abstract_model(name, part.config)[1]
+    return export_params(table, part.params, abstract, dtype=part.dtype)

@@ -67,7 +67,7 @@ class DividedModel(TextToVideo):
 
 
 class DividedVAE(nnx.Module):
-    """A VAE on the devices of `mesh`, each with a part of the longer side of every picture."""
+    """A VAE on the devices of `mesh`, each with a part of every picture (`cut`)."""
 
     def __init__(self, vae: AutoencoderKLWan, mesh: Mesh):
         self.vae, self.mesh = vae, mesh
@@ -101,14 +101,28 @@ class DividedVAE(nnx.Module):
         return self.vae.denormalize(latents)
 
     def _cut(self, x: Array) -> Array:
-        height, width = x.shape[2:4]
-        parts = (None, None, AXES) if height >= width else (None, None, None, AXES)
-        where = NamedSharding(self.mesh, PartitionSpec(*parts))
+        where = NamedSharding(self.mesh, cut(x.shape[2:4], self.mesh))
         return jax.lax.with_sharding_constraint(x, where)
 
     def placed(self, params: Params) -> Params:
         """Returns `params`, all of them on every device."""
         return jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
+
+
+def cut(size: tuple[int, int], mesh: Mesh) -> PartitionSpec:
+    """Returns over which mesh axes a picture [B, T, H, W, C] of `size` (H, W) goes: its longer side
+    over as many of them as divide it, then its shorter one. The devices of those that divide
+    neither do the same work.
+    """
+    over: dict[int, tuple[str, ...]] = {0: (), 1: ()}
+    left = list(size)
+    for axis in sorted(AXES, key=lambda name: -mesh.shape[name]):
+        for side in sorted((0, 1), key=lambda side: -size[side]):
+            if left[side] % mesh.shape[axis] == 0:
+                left[side] //= mesh.shape[axis]
+                over[side] += (axis,)
+                break
+    return PartitionSpec(None, None, over[0], over[1])
 
 
 def check_mesh(config: MeshConfig | None, source: "ModelSource", request: "Request") -> None:

@@ -20,8 +20,8 @@ def load(
 ) -> "VideoModel":
     """Returns the model, ready to generate.
 
-    model_id: "tiny", a folder (diffusers, official SkyReels-V2, or of a training run here), or the
-    id of a repository on the Hugging Face hub.
+    model_id: "tiny", a folder (diffusers, official SkyReels-V2, or of a training run here or one of
+    its checkpoints), or the id of a repository on the Hugging Face hub.
     dtype: of transformer and text encoder; by default float32 on CPU and bfloat16 elsewhere.
     lora: adapters, one or several, of all films that do not name others: "PATH", "PATH:SCALE" or
     (path, scale), of files in diffusers, peft, official or musubi-tuner naming.
@@ -41,7 +41,8 @@ def find(model_id: str) -> "ModelSource":
     path = pathlib.Path(model_id).expanduser()
     if model_id == TINY:
         return open_folder(TINY, shipped())
-    if (path / "checkpoints").is_dir():
+    one = path.parent.name == "checkpoints" and (path / "state").is_dir()  # of a run's checkpoints
+    if one or (path / "checkpoints").is_dir():
         from skyreels_jax.pipelines.run import open_run  # brings Orbax, which nobody else needs
 
         return open_run(path, find)

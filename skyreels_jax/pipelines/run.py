@@ -5,11 +5,10 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
-from skyreels_jax.checkpoint import Checkpoints, restore_params
+from skyreels_jax.checkpoint import CheckpointParams, Checkpoints, find_checkpoint
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import matched, named_leaves
@@ -17,34 +16,51 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data.features.manifest import complete
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
-from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.nn.lora import add_adapters
+from skyreels_jax.pipelines import converted
 from skyreels_jax.pipelines.defaults import own_defaults, toy_defaults
 from skyreels_jax.pipelines.encoders import FROZEN, Encoders, encoders_of
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.lora import PART
-from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules, load_tokenizer
-from skyreels_jax.weights.merge import Adapter, Change, merge
+from skyreels_jax.pipelines.run_params import (
+    adapted_params,
+    load_params,
+    read_modules,
+    whole_params,
+)
+from skyreels_jax.pipelines.source import ModelSource, Modules, load_tokenizer
+from skyreels_jax.weights.merge import Adapter, Change
+from skyreels_jax.weights.params import ParamSource
 
 TRAINED = ("transformer", "text_encoder")
 KINDS = ("text_to_video", "flow_dpo")
 FORCING = "diffusion_forcing"  # the name of the objective
+_UPON = ("start", "lora")  # of the config: what adapters are upon, which only their run can say
 
 
-def open_run(path: pathlib.Path, find: Callable[[str], ModelSource]) -> ModelSource:
-    """Returns the source in the newest checkpoint under `path`/checkpoints.
+def open_run(
+    path: pathlib.Path,
+    find: Callable[[str], ModelSource],
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> ModelSource:
+    """Returns the source in the newest checkpoint under `path`/checkpoints, or in the one that
+    `path` is.
 
     What the run did not train is what its data were made with: the VAE of its latents, and the text
-    encoder of its features. Of a run that trained adapters, they
-    are merged into the model that they were trained upon, which `find` opens by its name.
+    encoder of its features. Of a run that trained adapters, they are merged into the model that
+    they were trained upon, which `find` opens by its name.
+    config: what the run is taken for, if not for what its checkpoint says.
     Raises `UserError` if there is no checkpoint, the run trained something else, or that model is
     another one now.
     """
-    step, config = run_config(path)
+    step, config = _taken_for(path, config)
+    if config.get("kind") == converted.KIND:
+        return converted.open_converted(path)
     if config.get("kind") not in KINDS:
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
-    configs, encoders = _model_configs(config), _encoders(config)
+    configs, encoders = model_configs(config), run_encoders(config)
     if encoders is None:
         frozen = {"vae": layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")}
         defaults, load_words = toy_defaults(config), build_tokenizer
@@ -52,30 +68,15 @@ def open_run(path: pathlib.Path, find: Callable[[str], ModelSource]) -> ModelSou
         frozen = {name: encoders.folder.components[name] for name in FROZEN}
         defaults = own_defaults(encoders.folder, config)
         load_words = functools.partial(load_tokenizer, encoders.folder.tokenizer)
-    base = None
-    if has_adapters(config):
-        base = find(config["start"])
-        if base.fingerprint != config["lora"]["base"]:
-            raise UserError(
-                f"{path}: its adapters were trained upon another {config['start']} than there is "
-                "now; what it exported before is still whole"
-            )
+    base, checkpoint = _base(path, config, find), find_checkpoint(path)
+    whole = {**configs, **{name: part.config for name, part in frozen.items()}}
 
-    def read(dtype: str, names: Collection[str] = (*configs, *frozen)) -> Modules:
-        made = {name: layout.abstract_model(name, part) for name, part in configs.items()}
-        like = {name: abstract for name, (_, abstract) in made.items()}
-        if base is None:
-            params = restore_params(path / "checkpoints", like)
-            params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        else:
-            params = matched(_base_params(base, config, dtype), like, of=base.model_id)
-            params[PART] = merge(params[PART], [(trained_adapter(path), 1.0)])
-        modules = {name: nnx.merge(made[name][0], params[name]) for name in configs}
-        for name, part in frozen.items():
-            if name in names:
-                own = "float32" if name in FLOAT32 else dtype
-                modules[name] = layout.load_component(part, dtype=own)
-        return {name: module for name, module in modules.items() if name in names}
+    def params(weights: str | None) -> dict[str, ParamSource]:
+        stored = {name: layout.stored_params(part) for name, part in frozen.items()}
+        return {**_trained_params(checkpoint, config, base, weights), **stored}
+
+    def read(dtype: str, names: Collection[str] = tuple(whole)) -> Modules:
+        return read_modules(params(None), whole, dtype, names)
 
     def state() -> bytes:
         upon = b"" if base is None else base.state()
@@ -84,25 +85,76 @@ def open_run(path: pathlib.Path, find: Callable[[str], ModelSource]) -> ModelSou
 
     return ModelSource(
         model_id=str(path.resolve()),
-        configs={**configs, **{name: part.config for name, part in frozen.items()}},
+        configs=whole,
         defaults=defaults,
         load_tokenizer=load_words,
         read=read,
+        params=params,
         state=state,
         forcing=_objective(config).get("name") == FORCING,
     )
 
 
+def trained_params(
+    path: pathlib.Path,
+    find: Callable[[str], ModelSource],
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, ParamSource]:
+    """Returns the parameters of what a run trained, and of nothing else: whether there still is
+    what its data were made with does not matter.
+
+    The arguments are those of `open_run`, and so are the errors.
+    """
+    config = _taken_for(path, config)[1]
+    return _trained_params(find_checkpoint(path), config, _base(path, config, find), None)
+
+
+def _taken_for(
+    path: pathlib.Path, config: Mapping[str, Any] | None
+) -> tuple[int, Mapping[str, Any]]:
+    step, kept = run_config(path)
+    upon = {name: kept.get(name) for name in _UPON}
+    return step, kept if config is None else {**config, **upon}
+
+
+def _base(
+    path: pathlib.Path, config: Mapping[str, Any], find: Callable[[str], ModelSource]
+) -> ModelSource | None:
+    """Returns what the adapters of a run were trained upon; None for a run of whole models."""
+    if not has_adapters(config):
+        return None
+    base = find(config["start"])
+    if base.fingerprint != config["lora"]["base"]:
+        raise UserError(
+            f"{path}: its adapters were trained upon another {config['start']} than there is "
+            "now; what it exported before is still whole"
+        )
+    return base
+
+
+def _trained_params(
+    checkpoint: pathlib.Path,
+    config: Mapping[str, Any],
+    base: ModelSource | None,
+    weights: str | None,
+) -> dict[str, ParamSource]:
+    configs = model_configs(config)
+    if base is None:
+        return whole_params(checkpoint, configs, weights)
+    adapter = trained_adapter(checkpoint, weights=weights)
+    return adapted_params(base, configs, adapter, fps=config["data"].get("fps", 0))
+
+
 def run_config(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
-    """Returns the step of the newest checkpoint of the run in `path`, and its resolved config.
+    """Returns the step of the newest checkpoint of the run in `path`, or of the one that `path` is,
+    and its resolved config.
 
     Raises `UserError` if there is no checkpoint.
     """
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
-            raise UserError(f"no checkpoint under {path / 'checkpoints'} yet")
-        return step, checkpoints.config(step)
+    checkpoint = find_checkpoint(path)
+    with Checkpoints(checkpoint.parent) as checkpoints:
+        return int(checkpoint.name), checkpoints.config(int(checkpoint.name))
 
 
 def has_adapters(config: Mapping[str, Any]) -> bool:
@@ -110,13 +162,19 @@ def has_adapters(config: Mapping[str, Any]) -> bool:
     return config.get("lora") is not None
 
 
-def trained_adapter(path: pathlib.Path) -> Adapter:
-    """Returns the adapter that the run in `path` trained, its averaged one if it kept that.
+def trained_whole(config: Mapping[str, Any]) -> bool:
+    """Returns whether a run with this resolved config trained all that is in its checkpoints."""
+    return config.get("kind") != converted.KIND and not has_adapters(config)
 
+
+def trained_adapter(path: pathlib.Path, *, weights: str | None = None) -> Adapter:
+    """Returns the adapter that the run in `path` trained.
+
+    weights: as in `CheckpointParams`.
     Raises `UserError` where the checkpoint does not hold what the run's config says.
     """
     config = run_config(path)[1]
-    lora, configs = config["lora"], _model_configs(config)
+    lora, configs = config["lora"], model_configs(config)
 
     def make() -> TextToVideo:
         parts = {
@@ -128,8 +186,10 @@ def trained_adapter(path: pathlib.Path) -> Adapter:
         return model
 
     like = nnx.to_pure_dict(nnx.split(nnx.eval_shape(make), nnx.Param, ...)[1])
-    stored = restore_params(path / "checkpoints", like)[PART]
-    return adapter_of(stored, scale=lora["alpha"] / lora["rank"], name=str(path))
+    stored = CheckpointParams(find_checkpoint(path), weights=weights)
+    matched(stored.leaves, like, of=f"the checkpoint {stored.name}")
+    params = load_params(stored.within(PART), like[PART], "float32")
+    return adapter_of(params, scale=lora["alpha"] / lora["rank"], name=str(path))
 
 
 def adapter_of(params: Params, *, scale: float, name: str) -> Adapter:
@@ -147,17 +207,8 @@ def adapter_of(params: Params, *, scale: float, name: str) -> Adapter:
     return Adapter(name=name, changes=changes)
 
 
-def _base_params(base: ModelSource, config: Mapping[str, Any], dtype: str) -> Params:
-    """Returns the weights that the adapters of a run were trained upon."""
-    modules = base.read(dtype, tuple(_model_configs(config)))
-    params = {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
-    if tells_fps(params[PART]) and not config["model"][PART]["inject_sample_info"]:
-        params[PART] = fold_fps(params[PART], config["data"]["fps"])  # as the run did
-    return params
-
-
-def _model_configs(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configurations of the parts that a run trained."""
+def model_configs(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configurations of the models that a run with this resolved config trained."""
     return {
         name: from_dict(layout.KINDS[name].config, config["model"][name])
         for name in TRAINED
@@ -165,7 +216,7 @@ def _model_configs(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _encoders(config: Mapping[str, Any]) -> Encoders | None:
+def run_encoders(config: Mapping[str, Any]) -> Encoders | None:
     """Returns what made the features that a run was trained on; None for one on ToyFilm.
 
     Raises `UserError` where the features or that model are not there any more.

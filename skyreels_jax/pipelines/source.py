@@ -27,6 +27,7 @@ from skyreels_jax.pipelines.divided import Divided, DividedModel, DividedVAE
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.generate import MAX_TOKENS
 from skyreels_jax.pipelines.lora import Lora, Names, check_lora, transformer_names
+from skyreels_jax.weights.params import ParamSource
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.model import VideoModel
@@ -47,6 +48,8 @@ class ModelSource:
     configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
     read: (dtype, names) -> the modules with their weights; transformer and text encoder in `dtype`.
     Without names all of them.
+    params: weights -> the parameters of each component, to be read one by one; "ema" or "raw" of a
+    training run, None: averaged ones if it kept them.
     state: what, beside the configurations, tells these weights from others.
     forcing: whether it was trained by diffusion forcing, so that films can go on without end.
     """
@@ -56,6 +59,7 @@ class ModelSource:
     defaults: Defaults
     load_tokenizer: Callable[[], Any]
     read: Callable[..., Modules]
+    params: Callable[[str | None], dict[str, ParamSource]]
     state: Callable[[], bytes]
     image_processor: CLIPImageConfig | None = None
     forcing: bool = False
@@ -236,12 +240,19 @@ def open_folder(
             if name in names
         }
 
+    def params(weights: str | None) -> dict[str, ParamSource]:
+        del weights  # there are no others
+        if fetch is not None:
+            fetch()
+        return {name: layout.stored_params(part) for name, part in components.items()}
+
     return ModelSource(
         model_id=model_id,
         configs={name: part.config for name, part in components.items()},
         defaults=read_defaults(path, folder.scheduler, image=folder.image_processor is not None),
         load_tokenizer=lambda: load_tokenizer(folder.tokenizer),
         read=read,
+        params=params,
         state=lambda: weights_state(part.weights for part in components.values()),
         image_processor=folder.image_processor,
         forcing=folder.pipeline == layout.PIPELINES[1],

@@ -90,7 +90,7 @@ def fit(
 
         def save() -> None:
             reporter.flush()  # no step that a checkpoint has is missing in its rows
-            with meter.paused(state):
+            with meter.saving(state):
                 position = {**batches.position(), "watched": watch.values()}
                 checkpoints.save(step, state, data=position, config=resolved)
 

@@ -27,7 +27,7 @@ class Meter:
         self._restart()
 
     def _restart(self) -> None:
-        self._steps, self._clips, self._flops, self._waited = 0, 0, 0, 0.0
+        self._steps, self._clips, self._flops, self._waited, self._saved = 0, 0, 0, 0.0, 0.0
         self._since = time.perf_counter()
 
     def add(self, batch: Batch, clips: int) -> None:
@@ -53,13 +53,23 @@ class Meter:
         self._since += time.perf_counter() - begin
         self._waited = waited
 
+    @contextlib.contextmanager
+    def saving(self, running: Any) -> Iterator[None]:
+        """What is done inside, once the arrays `running` are there, keeps the next step waiting; it
+        is no part of any step's time, and is told with the steps after it.
+        """
+        with self.paused(running):
+            begin = time.perf_counter()
+            yield
+            self._saved += time.perf_counter() - begin
+
     def read(self) -> dict[str, float]:
         """Returns the columns of the steps since the last reading, all of which are done, and
         memory now.
 
         "mfu" is there where both operations and peak are known: the share of the devices' bfloat16
-        peak that the formula's operations are, whatever type is computed in. Without a counted step
-        there is memory only.
+        peak that the formula's operations are, whatever type is computed in. "save_ms" is there
+        behind a checkpoint. Without a counted step there is memory only.
         """
         row, seconds = {}, time.perf_counter() - self._since
         if self._steps:
@@ -68,6 +78,8 @@ class Meter:
             row["data_wait"] = self._waited / seconds
             if self._flops:
                 row["mfu"] = self._flops / seconds / self._peak
+            if self._saved:
+                row["save_ms"] = 1e3 * self._saved
         self._restart()
         return row | memory()
 

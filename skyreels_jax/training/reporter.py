@@ -12,7 +12,7 @@ from skyreels_jax.training.metrics import Skips, window_mean
 from skyreels_jax.training.writers import Image, Writer
 
 _SHOWN = ("loss", "psnr", "implicit_accuracy", "grad_norm", "clips_per_second", "ms_per_step")
-_SHOWN += ("mfu", "data_wait", "device_gb", "host_gb")
+_SHOWN += ("mfu", "data_wait", "save_ms", "device_gb", "host_gb")
 
 
 class Reporter:

@@ -1,4 +1,4 @@
-"""The conversion engine: stored tensors to parameters and back, by a table and abstract shapes."""
+"""The conversion engine: which stored tensor is which parameter, by a table and abstract shapes."""
 
 import dataclasses
 import itertools
@@ -143,57 +143,6 @@ def load_tree(
             array[slot.index] = slot.transform.forward(cast(name, source.read(name), array.dtype))
         leaves.append(place(path, array))
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-
-
-def export_tree(
-    table: Table, tree: Params, *, dtype: Any = None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (stored name, array) for every tensor of `tree`, in the names and layout of `table`.
-
-    `dtype` is the type of floating tensors; None keeps theirs.
-    """
-    slots: dict[str, list[tuple[str, Slot]]] = {}
-    for name, slot in plan(table, tree).items():
-        slots.setdefault(slot.path, []).append((name, slot))
-    for path, leaf in named_leaves(tree):
-        array = np.asarray(leaf)
-        for name, slot in slots[path]:
-            part = slot.transform.inverse(array[slot.index])
-            part = cast(name, part, target_dtype(array.dtype, dtype))
-            yield name, np.asarray(part, order="C")
-
-
-def transcode(
-    source: TensorSource, read: Table, write: Table, abstract: Params, *, dtype: Any = None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the tensors of `source`, stored by the table `read`, as the table `write` stores them.
-
-    One tensor at a time. Raises `UserError` as `load_tree` does, when called.
-    """
-    held: dict[str, dict[tuple[int, ...], tuple[str, Slot]]] = {}
-    for name, slot in match(read, source, abstract).items():
-        held.setdefault(slot.path, {})[slot.index] = name, slot
-    wanted = plan(write, abstract)
-
-    def tensors():
-        for name, slot in wanted.items():
-            array = slot.transform.inverse(_part(source, held[slot.path], slot.index))
-            yield name, np.asarray(cast(name, array, target_dtype(array.dtype, dtype)), order="C")
-
-    return tensors()
-
-
-def _part(source: TensorSource, held: dict, index: tuple[int, ...]) -> np.ndarray:
-    """Returns the part at `index` of the leaf whose stored tensors are `held`, by their own index.
-
-    A stored tensor may be that part, or hold it (q of a fused qkv), or be one of several in it.
-    """
-    for depth in range(len(index), -1, -1):
-        if index[:depth] in held:
-            name, slot = held[index[:depth]]
-            return slot.transform.forward(source.read(name))[index[depth:]]
-    count = 1 + max(other[len(index)] for other in held if other[: len(index)] == index)
-    return np.stack([_part(source, held, (*index, n)) for n in range(count)])
 
 
 def target_dtype(old: Any, new: Any) -> np.dtype:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from skyreels_jax.core.tree import path_name
 from skyreels_jax.core.types import Params
+from skyreels_jax.weights.params import Index, ParamSource
 
 
 class Change(NamedTuple):
@@ -58,6 +59,35 @@ def merge(tree: Params, adapters: Sequence[Scaled]) -> Params:
         return compiled_add(leaf, *_factors(leaf.shape, changes), _whole(leaf.shape, changes))
 
     return jax.tree_util.tree_map_with_path(add, tree)
+
+
+class MergedParams:
+    """A `ParamSource`: the leaves of `base` with an adapter added, each layer when it is read.
+
+    Sums are float32 and not rounded; `dtype` is that of `base`.
+    """
+
+    def __init__(self, base: ParamSource, adapter: Adapter):
+        self.name = f"{adapter.name} upon {base.name}"
+        self._base, self._changes = base, adapter.changes
+
+    def dtype(self, path: str, index: Index = ()) -> np.dtype:
+        return self._base.dtype(path, index)
+
+    def read(self, path: str, index: Index = ()) -> np.ndarray:
+        changes = self._changes.get(path, ())
+        depth = min([len(index), *(len(change.index) for change in changes)])
+        if depth < len(index):  # of less than a layer
+            return self.read(path, index[:depth])[index[depth:]]
+        part = self._base.read(path, index)
+        changes = [change for change in changes if change.index[:depth] == index]
+        if not changes:
+            return part
+        part = part.astype(np.float32)  # a copy, too
+        for change in changes:
+            place = change.index[depth:]
+            part[place] = compiled_add(part[place], change.down, change.up, change.whole)
+        return part
 
 
 def changed_paths(adapters: Iterable[Scaled]) -> set[str]:

@@ -2,13 +2,17 @@
 
 import pathlib
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
 from skyreels_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from skyreels_jax.weights.export import Tensors
 
 
 def require_torch(path: str | pathlib.Path) -> ModuleType:
@@ -60,16 +64,16 @@ class TorchSource:
         return tensor.numpy()
 
 
-def write_pth(path: str | pathlib.Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+def write_pth(path: str | pathlib.Path, tensors: "Tensors") -> None:
     """Writes a PyTorch checkpoint (a flat dictionary); this holds all tensors in memory at once."""
     torch = require_torch(path)
     state = {}
-    for name, array in tensors:
-        array = np.array(array, order="C")  # torch wants a writable array of its own
+    for tensor in tensors:
+        array = np.array(tensor.whole(), order="C")  # torch wants a writable array of its own
         if array.dtype == ml_dtypes.bfloat16:
-            state[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            state[tensor.name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         else:
-            state[name] = torch.from_numpy(array)
+            state[tensor.name] = torch.from_numpy(array)
     try:
         torch.save(state, path)
     except RuntimeError as error:  # such as a full disk

@@ -1,6 +1,7 @@
-"""Stored tensors as a mapping from name to array: read one at a time, from memory-mapped files."""
+"""Stored tensors as a mapping from name to array, read one at a time."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -55,35 +56,41 @@ class DictSource:
 
 
 class SafetensorsSource:
-    """A `TensorSource` over one or more safetensors files."""
+    """A `TensorSource` over one or more safetensors files.
+
+    A tensor's bytes are read from the file. Mapped into memory, as safetensors' own reader does it,
+    what was read would go on counting as memory of this process.
+    """
 
     def __init__(self, files: list[pathlib.Path], *, name: str):
         self.name = name
-        self._where: dict = {}
+        self._where: dict[str, tuple[pathlib.Path, int, dict[str, Any]]] = {}
         self._metadata: dict[str, str] = {}
         for file in files:
-            handle = _open_safetensors(file)
-            self._metadata |= handle.metadata() or {}
-            for key in handle.keys():  # noqa: SIM118
+            start, header = _read_header(file)
+            self._metadata |= header.pop("__metadata__", None) or {}
+            for key, entry in header.items():
                 if key in self._where:
                     raise UserError(f"{name}: tensor {key!r} is in {file.name} and another file")
-                self._where[key] = handle
+                self._where[key] = file, start + entry["data_offsets"][0], entry
 
     def keys(self) -> list[str]:
         return list(self._where)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._where[key].get_slice(key).get_shape())
+        return tuple(self._where[key][2]["shape"])
 
     def dtype(self, key: str) -> np.dtype:
-        text = self._where[key].get_slice(key).get_dtype()
+        text = self._where[key][2]["dtype"]
         if text not in DTYPES:
             raise UserError(f"{self.name}: {key} has type {text}; readable: {', '.join(DTYPES)}")
         return np.dtype(DTYPES[text])
 
     def read(self, key: str) -> np.ndarray:
-        self.dtype(key)  # refuses what numpy cannot hold
-        return self._where[key].get_tensor(key)
+        file, start, _ = self._where[key]
+        shape, dtype = self.shape(key), self.dtype(key)  # refuses what numpy cannot hold
+        count = math.prod(shape) * dtype.itemsize
+        return np.fromfile(file, np.uint8, count, offset=start).view(dtype).reshape(shape)
 
     def metadata(self) -> dict[str, str]:
         """Returns the texts in the headers."""
@@ -133,8 +140,15 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names]
 
 
-def _open_safetensors(file: pathlib.Path) -> Any:
+def _read_header(file: pathlib.Path) -> tuple[int, dict[str, Any]]:
+    """Returns where the values begin, and what the header says; raises `UserError` for a file that
+    is not whole.
+    """
     try:
-        return safe_open(file, framework="np")
+        with safe_open(file, framework="np"):
+            pass  # all lengths and offsets fit
     except SafetensorError as error:
         raise UserError(f"{file}: not a complete safetensors file ({error})") from None
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return 8 + length, json.loads(stream.read(length))

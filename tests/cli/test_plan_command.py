@@ -99,6 +99,15 @@ def test_a_miniature_plan(step):
 
 
 @compiles
+def test_a_plan_of_decoding():
+    made = plan(f"{CONFIG}:1.3b", "--topology", "v5e:2x2", "--step", "decode", *SMALL)
+    assert made["fits"] and made["work"].startswith("one of the 9 latent frames")
+    # What lies beside a picture's edge comes from the neighbour, convolution by convolution.
+    assert made["exchanged"]["collective-permute"]["count"] >= 20
+    assert made["parameters"] > 1e8 and 0 < made["estimated"]["seconds"] < 1
+
+
+@compiles
 @pytest.mark.slow
 def test_14b_fits_on_v5p():
     config = CONFIG.replace("256p", "540p") + ":14b"

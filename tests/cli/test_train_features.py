@@ -14,15 +14,18 @@ from own_videos import encode
 import skyreels_jax
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.cli.main import main
+from skyreels_jax.cli.recipes import features
 from skyreels_jax.cli.recipes.base import recipe_for
 from skyreels_jax.cli.train import read_config
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
+from skyreels_jax.pipelines.convert import FILE
 from skyreels_jax.pipelines.load import find
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.training import loop
 from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.weights.reader import open_source
 
 CONFIG = """
 import ml_collections
@@ -84,7 +87,7 @@ def batches(config, count, rows=(0, 1), **changes):
 
 def rows(folder):
     with (folder / "metrics.csv").open(newline="") as file:
-        timed = ("clips_per_second", "ms_per_step", "data_wait", "host_gb")
+        timed = ("clips_per_second", "ms_per_step", "data_wait", "save_ms", "host_gb")
         return [
             {name: value for name, value in row.items() if name not in timed}
             for row in csv.DictReader(file)
@@ -119,6 +122,24 @@ def test_a_run_changes_the_transformer_alone_and_is_exported_whole(run, micro_fo
     )
     film = skyreels_jax.load(str(run / "export")).generate("a red ring", num_frames=9)
     assert film.frames.shape == (9, 32, 48, 3)
+
+
+def test_conversion_casts_what_was_trained_and_keeps_the_rest(run, micro_folder, tmp_path):
+    options = ["--to", "diffusers", "--dtype", "float16"]
+    assert main(["convert", str(run), str(tmp_path / "out"), *options]) == 0
+    for name in ("vae", "text_encoder", "transformer"):
+        found, there = (open_source(folder / name) for folder in (tmp_path / "out", micro_folder))
+        assert set(found.keys()) == set(there.keys())
+        for key in there.keys():  # noqa: SIM118
+            if name == "transformer":
+                assert found.dtype(key) == np.float16
+            else:
+                np.testing.assert_array_equal(found.read(key), there.read(key), strict=True)
+    words = [
+        (f / "tokenizer" / "tokenizer.json").read_bytes()
+        for f in (tmp_path / "out", run / "export")
+    ]
+    assert words[0] == words[1] == (micro_folder / "tokenizer" / "tokenizer.json").read_bytes()
 
 
 def test_a_stopped_run_goes_on_to_the_bit(config, run, tmp_path, monkeypatch):
@@ -174,17 +195,29 @@ def test_rates_are_told_and_chosen(config):
     assert {int(fps) for batch in only for fps in batch["cond"]["fps"]} == {24}
 
 
-def test_adapters_are_trained_on_own_videos(config, micro_folder, tmp_path):
+def test_adapters_are_trained_on_own_videos(config, micro_folder, tmp_path, monkeypatch):
     lora = "{'rank': 2, 'alpha': 2.0, 'targets': ('transformer/blocks/attn1/q/kernel',)}"
     args = ["train", "--config", str(config), "--out", str(tmp_path / "run")]
     stages = "({'steps': 1, 'batch': 2, 'frames': 33, 'resolution': '32x48'},)"
     more = {"lora": lora, "stages": stages, "data.images": "0.0", "ema_decay": "0.0"}
-    assert main([*args, *(f"--set={name}={value}" for name, value in more.items())]) == 0
-    assert (tmp_path / "run" / "export" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    args += [f"--set={name}={value}" for name, value in more.items()]
+    assert main(args) == 0
+    assert (tmp_path / "run" / "export" / FILE).is_file()
     old, new = (find(str(f)).read("float32") for f in (micro_folder, tmp_path / "run" / "export"))
     old, new = (leaves(m["transformer"])["blocks"]["attn1"] for m in (old, new))
     assert not np.array_equal(old["q"]["kernel"], new["q"]["kernel"])
     np.testing.assert_allclose(old["k"]["kernel"], new["k"]["kernel"], rtol=1e-3, atol=1e-4)
+    # What made the features is gone: the merged transformer and the adapter are still exported.
+    whole = (tmp_path / "run" / "export" / FILE).read_bytes()
+
+    def gone(config):
+        raise UserError("gone")
+
+    monkeypatch.setattr(features, "run_encoders", gone)
+    assert main([*args, "--export_only"]) == 0
+    found = {path.name for path in (tmp_path / "run" / "export").iterdir()}
+    assert found == {"transformer", "lora"}
+    assert (tmp_path / "run" / "export" / FILE).read_bytes() == whole
 
 
 def test_a_transformer_by_itself_where_the_model_is_elsewhere(config, own_videos, tmp_path, capfd):

@@ -13,10 +13,10 @@ from test_train_flow_dpo import root, rows, train  # noqa: F401
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.cli.recipes import run
-from skyreels_jax.cli.recipes.lora import FILE
 from skyreels_jax.core.tree import count_parameters, named_leaves
 from skyreels_jax.models import layout
 from skyreels_jax.pipelines import load
+from skyreels_jax.pipelines.convert import FILE
 from skyreels_jax.weights.lora import read_lora
 from skyreels_jax.weights.merge import merge
 from skyreels_jax.weights.reader import open_source

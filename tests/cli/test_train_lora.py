@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 import skyreels_jax
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.cli.main import main
-from skyreels_jax.cli.recipes.lora import FILE
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.models.dit.fps import fold_fps
 from skyreels_jax.pipelines import load
+from skyreels_jax.pipelines.convert import ADAPTER, FILE
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 
 CONFIG = """
@@ -112,6 +112,33 @@ def test_the_export_is_the_merged_model_and_the_adapter_alone(root, micro_folder
         named_leaves(merged), named_leaves(weights(export)["transformer"]), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=path)
+
+
+def test_adapters_are_converted_merged_or_alone(root, tmp_path, capfd):
+    run, export = root / "run", root / "run" / "export"
+
+    def convert(name, *options):
+        return main(["convert", str(run), str(tmp_path / name), "--to", "diffusers", *options])
+
+    assert convert("merged", "--dtype", "float32") == convert("alone", "--lora", "alone") == 0
+    jax.tree.map(np.testing.assert_array_equal, weights(tmp_path / "merged"), weights(export))
+    exported, names = load_file(export / FILE), ("merged/lora", "alone")
+    for name in names:
+        alone = load_file(tmp_path / name / ADAPTER)
+        assert alone.keys() == exported.keys()
+        jax.tree.map(np.testing.assert_array_equal, alone, exported)
+    assert [file.name for file in (tmp_path / "alone").iterdir()] == [ADAPTER]
+    assert convert("raw", "--lora", "alone", "--weights", "raw") == 0
+    raw = load_file(tmp_path / "raw" / ADAPTER)
+    assert any(not np.array_equal(raw[key], exported[key]) for key in raw)
+    checkpoint = str(run / "checkpoints" / "2")
+    assert main(["convert", checkpoint, str(tmp_path / "two"), "--to", "orbax"]) == 0
+    held = weights(tmp_path / "two")["transformer"]["blocks"]["ffn"]["up"]["kernel"]
+    assert not np.array_equal(held, weights(run)["transformer"]["blocks"]["ffn"]["up"]["kernel"])
+    capfd.readouterr()
+    target = str(tmp_path / "no")
+    assert main(["convert", str(run), target, "--to", "orbax", "--lora", "alone"]) == 2
+    assert "--lora alone is written --to diffusers, not orbax" in capfd.readouterr().err
 
 
 def test_the_same_steps_whether_stopped_or_not(root, tmp_path):

@@ -1,12 +1,16 @@
 """A film is the same on any mesh of eight devices as on one; what does not go is refused."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 import skyreels_jax as sr
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.parallel.mesh import MeshConfig
+from skyreels_jax.models import layout
+from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.pipelines import load
+from skyreels_jax.pipelines.divided import DividedVAE, check_mesh, cut
 
 PROMPT = "A red ring glides slowly to the right in a meadow, close-up."
 MESHES = {
@@ -34,6 +38,33 @@ def test_same_films_on_any_mesh(micro_folder, alone, mesh):
 
 
 @pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((4, 8), ((), ("context", "data", "fsdp", "tensor"))),
+        ((8, 4), (("context", "data", "fsdp", "tensor"), ())),
+        ((4, 6), (("context", "fsdp", "tensor"), ("data",))),  # 6 is no multiple of 4, nor 4 of 8
+        ((5, 6), ((), ("data", "fsdp", "tensor"))),  # four devices do the same
+        ((5, 7), ((), ("fsdp", "tensor"))),
+    ],
+)
+def test_pictures_go_over_the_devices_that_divide_them(size, expected):
+    mesh = make_mesh(MeshConfig(data=2, context=4))
+    assert cut(size, mesh) == PartitionSpec(None, None, *expected)
+
+
+def test_a_vae_decodes_the_same_whatever_its_pictures_are_divided_by(micro_folder):
+    """Of 5 x 6 latents, over four of eight devices and two of them."""
+    component = layout.read_component(micro_folder / "vae", "vae")
+    vae = layout.load_component(component, dtype="float32")
+    latents = jax.random.normal(jax.random.key(0), (1, 3, 5, 6, component.config.z_dim))
+    expected = vae.decode(latents)
+    for config in (MeshConfig(data=2, context=4), MeshConfig(fsdp=8)):
+        divided = DividedVAE(vae, make_mesh(config))
+        found = jax.jit(divided.decode)(latents)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("mesh", "options", "said"),
     [
         (MeshConfig(data=8), {}, "2 clips side by side .* over 8"),
@@ -42,8 +73,6 @@ def test_same_films_on_any_mesh(micro_folder, alone, mesh):
     ],
 )
 def test_what_devices_cannot_share(micro_folder, mesh, options, said):
-    from skyreels_jax.pipelines.divided import check_mesh
-
     source = load.find(str(micro_folder))
     request = source.request(prompt=PROMPT, **(OPTIONS | options))
     with pytest.raises(UserError, match=said):

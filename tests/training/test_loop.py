@@ -79,11 +79,20 @@ def test_on_other_meshes_the_curve_goes_on(tmp_path, capfd):
 
 
 def test_sigint_saves_and_interrupts(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, config(12), stop_after=5, stop_by=signal.SIGINT)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest() == 5
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_save_costs_is_told_with_the_steps_behind_it(tmp_path):
+    run(tmp_path, config(12, save_every=6))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        told = {row["step"]: row["save_ms"] for row in csv.DictReader(file)}
+    assert [step for step, cost in told.items() if cost] == ["9"]
+    assert float(told["9"]) > 0
 
 
 def test_other_code_is_told(tmp_path, capfd, monkeypatch):

@@ -39,11 +39,14 @@ def test_steps_waits_and_pauses(clock, monkeypatch):
         with told.waiting():
             clock.now += 50.0
         clock.now += 7.0
+    with told.saving(np.zeros(1)):
+        clock.now += 0.25
     clock.now += 1.0
     row = told.read()
     assert row.pop("host_gb") > 0.05
     # 4 seconds: 2400 operations of 2000 a second.
     want = {"clips_per_second": 2.0, "ms_per_step": 2000.0, "data_wait": 0.25, "mfu": 0.3}
+    want["save_ms"] = 250.0
     assert row == pytest.approx(want)
 
 

@@ -1,15 +1,19 @@
 """Weight files: safetensors whole and in shards, PyTorch checkpoints, and damaged files."""
 
 import builtins
+import dataclasses
 import json
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.torch import load_file
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.weights import export
+from skyreels_jax.weights.export import LazyTensor, lazy
 from skyreels_jax.weights.pth import write_pth
 from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.writer import write_safetensors
@@ -18,15 +22,14 @@ ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,  # not contiguous
     "b.weight": np.linspace(-1, 1, 8).astype(ml_dtypes.bfloat16),
     "c": np.ones((2, 1, 3), np.float16),
-    "scalar": np.float32(3.0).reshape(()),
+    "scalar": np.array(3.0, np.float32),
     "steps": np.arange(3),
 }
+TENSORS = [lazy(name, array) for name, array in ARRAYS.items()]
 
 
 def write(folder, max_shard_bytes=10**6):
-    return write_safetensors(
-        folder, ARRAYS.items(), max_shard_bytes=max_shard_bytes, basename="model"
-    )
+    return write_safetensors(folder, TENSORS, max_shard_bytes=max_shard_bytes, basename="model")
 
 
 def assert_holds_arrays(source):
@@ -47,6 +50,32 @@ def test_one_file(tmp_path):
     assert load_file(file)["b.weight"].dtype == torch.bfloat16
 
 
+def test_values_are_read_in_their_turn_and_written_a_piece_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PIECE_BYTES", 24)
+    events = []
+
+    def tensor(name, array, dtype):
+        def read():
+            events.append(name)
+            return array
+
+        return LazyTensor(name=name, shape=array.shape, dtype=np.dtype(dtype), read=read)
+
+    values = np.arange(35, dtype=np.float32).reshape(7, 5).T
+    tensors = [tensor("wide", values, np.float32), tensor("half", values, np.float16)]
+    assert [len(piece) for piece in tensors[0].pieces()] == [1] * 5 and events == ["wide"]
+    (file,) = write_safetensors(tmp_path, tensors, max_shard_bytes=10**6, basename="model")
+    assert events == ["wide", "wide", "half"]
+    stored = safetensors.numpy.load_file(file)
+    for name, dtype in (("wide", np.float32), ("half", np.float16)):
+        assert stored[name].dtype == dtype
+        np.testing.assert_array_equal(stored[name], values)
+    overflow = tensor("large", np.full((9, 9), 7e4, np.float32), np.float16)
+    with pytest.raises(UserError, match="large holds values beyond float16"):
+        write_safetensors(tmp_path, [overflow], max_shard_bytes=10**6, basename="other")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_shards_with_and_without_index(tmp_path):
     files = write(tmp_path, max_shard_bytes=64)
     assert [f.name for f in files] == [f"model-{i:05d}-of-00002.safetensors" for i in (1, 2)]
@@ -61,22 +90,23 @@ def test_shards_with_and_without_index(tmp_path):
 
 
 def test_a_failing_stream_leaves_nothing(tmp_path):
-    def tensors():
-        yield from ARRAYS.items()
+    def fail():
+        assert len(list(tmp_path.iterdir())) > 1  # it comes late
         raise OSError("disk on fire")
 
+    burning = dataclasses.replace(lazy("z", np.ones(2)), read=fail)
     with pytest.raises(OSError, match="fire"):
-        write_safetensors(tmp_path, tensors(), max_shard_bytes=8, basename="model")
+        write_safetensors(tmp_path, [*TENSORS, burning], max_shard_bytes=8, basename="model")
     with pytest.raises(ValueError, match="written twice"):
-        write_safetensors(tmp_path, [("a", np.ones(2))] * 2, max_shard_bytes=8, basename="model")
+        write_safetensors(tmp_path, TENSORS[:1] * 2, max_shard_bytes=8, basename="model")
     (tmp_path / "model.safetensors").mkdir()  # the last step, a rename, fails
     with pytest.raises(OSError, match="directory"):
-        write_safetensors(tmp_path, ARRAYS.items(), max_shard_bytes=10**6, basename="model")
+        write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_pth(tmp_path):
-    write_pth(tmp_path / "model.pth", ARRAYS.items())
+    write_pth(tmp_path / "model.pth", TENSORS)
     state = torch.load(tmp_path / "model.pth", weights_only=True)
     assert state["b.weight"].dtype == torch.bfloat16 and state["a"].shape == (4, 3)
     assert_holds_arrays(open_source(tmp_path / "model.pth"))
@@ -89,7 +119,7 @@ def test_old_pth_cannot_be_mapped_but_is_read(tmp_path):
 
 
 def test_pth_without_torch(tmp_path, monkeypatch):
-    write_pth(tmp_path / "model.pth", ARRAYS.items())
+    write_pth(tmp_path / "model.pth", TENSORS)
     real = builtins.__import__
 
     def absent(name, *args, **kwargs):
@@ -100,7 +130,7 @@ def test_pth_without_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     for attempt in (
         lambda: open_source(tmp_path / "model.pth"),
-        lambda: write_pth(tmp_path / "x.pth", ARRAYS.items()),
+        lambda: write_pth(tmp_path / "x.pth", TENSORS),
     ):
         with pytest.raises(UserError, match=r"pip install 'skyreels_jax\[torch\]'"):
             attempt()
@@ -145,7 +175,7 @@ def damaged(folder, kind):
     path = folder / "model.pth"
     torch.save({"nested": [1]} if kind == "nested pth" else {"a": Unsafe()}, path)
     if kind == "truncated pth":
-        write_pth(path, ARRAYS.items())
+        write_pth(path, TENSORS)
         path.write_bytes(path.read_bytes()[:-100])
     return path
 

@@ -14,6 +14,8 @@ from skyreels_jax.models.dit.flops import attention_flops, forward_flops
 # the final schedule of jax's splash kernel fills of the matrix unit (docs/scaling.md).
 PRODUCTS = 0.85
 ATTENTION = {"TPU v5 lite": 0.60, "TPU v5": 0.60, "TPU v6 lite": 0.52, "TPU7x": 0.52}
+# Of convolutions of 96 to 384 channels, assumed.
+CONVOLUTIONS = 0.4
 # Products of attention's backward pass by those of its forward: 7 to 2 in two kernels, of which 4
 # are needed.
 BACKWARD = 3.5
@@ -91,6 +93,36 @@ def estimate(
             f"every axis of the mesh is a ring of its own with {chip.link / 1e9:.0f} GB/s to both "
             "sides",
             "gathering and scattering weights hides behind products, nothing else does",
+        ),
+    )
+
+
+def estimate_decode(
+    exchanges: Sequence[Collective], *, chip: Chip, devices: int, operations: float, bytes_: float
+) -> Estimate:
+    """Returns how long a program of convolutions without loops would take.
+
+    operations, bytes_: of one device, by the compiler's count.
+    """
+    products = operations / (chip.flops * CONVOLUTIONS)
+    memory = bytes_ / chip.bandwidth
+    exposed = sum(one.seconds(chip.link) for one in exchanges)
+    seconds = products + memory + exposed
+    return Estimate(
+        products=products,
+        attention=0.0,
+        memory=memory,
+        exposed=exposed,
+        hidden=0.0,
+        needed=operations * devices,
+        seconds=seconds,
+        mfu=operations / (seconds * chip.flops),
+        assumptions=(
+            "operations and bytes are the compiler's own count, of a program without loops; none "
+            "of them hides behind another",
+            f"convolutions reach {CONVOLUTIONS:.0%} of {chip.flops / 1e12:.0f} TFLOP/s (bfloat16 "
+            "passes, jax's default for float32)",
+            f"{chip.bandwidth / 1e12:.2f} TB/s of memory, links of {chip.link / 1e9:.0f} GB/s",
         ),
     )
 

@@ -3,19 +3,28 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
 from skyreels_jax.cli.planning import programs
 from skyreels_jax.cli.planning.chips import GIB, Chip
-from skyreels_jax.cli.planning.collectives import collectives
-from skyreels_jax.cli.planning.estimate import Estimate, estimate, rounded, trips
+from skyreels_jax.cli.planning.collectives import Collective, collectives
+from skyreels_jax.cli.planning.estimate import (
+    Estimate,
+    estimate,
+    estimate_decode,
+    rounded,
+    trips,
+)
+from skyreels_jax.cli.planning.programs import Program
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
+from skyreels_jax.core.types import Params
 from skyreels_jax.data.buckets import Bucket, buckets
+from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training.config import TrainConfig
@@ -29,14 +38,13 @@ ADVICE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """Bytes are of one device. Without `estimated` the program did not fit, and `peak` is what it
-    would have used.
+    """work: what the program does, in words. Bytes are of one device. Without `estimated` the
+    program did not fit, and `peak` is what it would have used.
     """
 
     mesh: MeshConfig
     bucket: Bucket
-    clips: int
-    remat: str
+    work: str
     devices: int
     parameters: int
     state: dict[str, int]
@@ -58,10 +66,9 @@ class Plan:
 
     def text(self, topology: str) -> str:
         """Returns it for people."""
-        tokens = f"{self.bucket.tokens:,} tokens"
         lines = [
             f"{topology}: {self.devices} devices as {self.mesh} ({self.mesh.attention})",
-            f"{self.clips} clips of {self.bucket} ({tokens} each), remat {self.remat}",
+            self.work,
             f"{self.parameters / 1e9:.2f} billion parameters",
             "",
             *(f"{name:<16}{size / GIB:8.2f} GiB a device" for name, size in self.state.items()),
@@ -106,7 +113,7 @@ def plan(
     step: str,
     stage: int,
 ) -> Plan:
-    """Compiles a stage's `step` ("train" or "sample") on its largest clips for `devices`.
+    """Compiles a `step` ("train", "sample" or "decode") on a stage's largest clips for `devices`.
 
     Raises `UserError` where the mesh does not fit devices, heads, clips, tokens or weights.
     """
@@ -114,25 +121,14 @@ def plan(
     placement = Placement(mesh=make_mesh(mesh, devices), rules=recipe.rules(config))
     said = config.stages[stage]
     bucket = buckets(said.resolution, said.frames)[-1]
-    train = step == "train"
-    clips = said.batch if train else placement.devices("data", "fsdp") // 2 or 1
-    make = programs.train_program if train else programs.sample_program
-    weights = programs.abstract_params(recipe, config, placement)
-    state = {"parameters": share(weights, 4 if train else 2)}
-    if train:
-        state["optimizer, EMA"] = share(weights, 4) * (2 + bool(config.ema_decay))
-    about = {
-        "mesh": mesh,
-        "bucket": bucket,
-        "clips": clips,
-        "remat": config.remat if train else "none",
-        "devices": len(devices),
-        "parameters": count_parameters(weights),
-        "state": state,
-        "limit": chip.memory,
-    }
+    if step == "decode":
+        case = _decode(chip, placement, bucket)
+    else:
+        case = _evaluate(recipe, config, chip, placement, bucket, batch=said.batch, step=step)
+    about = {"mesh": mesh, "bucket": bucket, "devices": len(devices), "limit": chip.memory}
+    about |= {"work": case.work, "parameters": count_parameters(case.weights), "state": case.state}
     try:
-        program = make(recipe, config, placement, bucket, clips=clips)
+        program = case.compile()
     except jax.errors.JaxRuntimeError as error:
         if (full := FULL.search(str(error))) is None:
             raise
@@ -145,18 +141,84 @@ def plan(
         peak=memory["peak"],
         temporary=memory["temporary"],
         exchanged=trips(exchanges),
-        estimated=estimate(
+        estimated=case.estimate(program, exchanges),
+        compile_seconds=rounded(program.seconds),
+    )
+
+
+class _Case(NamedTuple):
+    """What differs from step to step."""
+
+    work: str
+    weights: Params
+    state: dict[str, int]
+    compile: Callable[[], Program]
+    estimate: Callable[[Program, Sequence[Collective]], Estimate]
+
+
+def _evaluate(
+    recipe: Recipe,
+    config: TrainConfig,
+    chip: Chip,
+    placement: Placement,
+    bucket: Bucket,
+    *,
+    batch: int,
+    step: str,
+) -> _Case:
+    """Returns the case of a step of training on `batch` clips, or of one of sampling."""
+    train = step == "train"
+    clips = batch if train else placement.devices("data", "fsdp") // 2 or 1
+    remat = config.remat if train else "none"
+    weights = programs.abstract_params(recipe, config, placement)
+    state = {"parameters": share(weights, 4 if train else 2)}
+    if train:
+        state["optimizer, EMA"] = share(weights, 4) * (2 + bool(config.ema_decay))
+    make = programs.train_program if train else programs.sample_program
+
+    def estimated(program: Program, exchanges: Sequence[Collective]) -> Estimate:
+        return estimate(
             config.model.transformer,
             bucket,
             exchanges,
             chip=chip,
-            devices=len(devices),
+            devices=placement.mesh.size,
             clips=clips if train else 2 * clips,
             text=programs.TEXT,
-            remat=config.remat,
+            remat=remat,
             train=train,
-        ),
-        compile_seconds=rounded(program.seconds),
+        )
+
+    return _Case(
+        work=f"{clips} clips of {bucket} ({bucket.tokens:,} tokens each), remat {remat}",
+        weights=weights,
+        state=state,
+        compile=lambda: make(recipe, config, placement, bucket, clips=clips),
+        estimate=estimated,
+    )
+
+
+def _decode(chip: Chip, placement: Placement, bucket: Bucket) -> _Case:
+    """Returns the case of decoding by the VAE of SkyReels-V2, whatever the config's transformer."""
+    vae = VAEConfig()
+    weights = programs.abstract_vae(vae, placement)[1]
+
+    def estimated(program: Program, exchanges: Sequence[Collective]) -> Estimate:
+        told = program.compiled.cost_analysis()
+        return estimate_decode(
+            exchanges,
+            chip=chip,
+            devices=placement.mesh.size,
+            operations=told["flops"],
+            bytes_=told["bytes accessed"],
+        )
+
+    return _Case(
+        work=f"one of the {bucket.latents[0]} latent frames of {bucket}, decoded into four frames",
+        weights=weights,
+        state={"parameters": share(weights, 4)},
+        compile=lambda: programs.decode_program(vae, placement, bucket),
+        estimate=estimated,
     )
 
 

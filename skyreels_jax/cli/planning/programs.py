@@ -13,8 +13,12 @@ from skyreels_jax.cli.recipes import run
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data.buckets import Bucket
+from skyreels_jax.models.vae.config import VAEConfig
+from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.parallel.mesh import BATCH
 from skyreels_jax.parallel.placement import Placement
+from skyreels_jax.pipelines.divided import DividedVAE
+from skyreels_jax.pipelines.generate import compiled_decode, decode_chunk
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.state import init_state
 
@@ -105,6 +109,31 @@ def sample_program(
 
     arguments = (params, rest, batch["latents"], time_, batch["cond"])
     return _compile(jax.jit(velocity), arguments, placement)
+
+
+def decode_program(vae: VAEConfig, placement: Placement, bucket: Bucket) -> Program:
+    """Compiles how the VAE decodes one latent frame of a film of `bucket`, behind others, into four
+    frames; float32, every picture divided among all devices.
+    """
+    graphdef, params = abstract_vae(vae, placement)
+    latents = jax.ShapeDtypeStruct((1, 1, *bucket.latents[1:], vae.z_dim), jnp.float32)
+    latents = _placed(latents, placement.whole)
+    first = _compile(compiled_decode, (graphdef, params, latents, None), placement)
+    _, _, where = first.compiled.output_shardings
+    _, _, cache = jax.eval_shape(decode_chunk, graphdef, params, latents, None)
+    cache = _placed(cache, where)
+    later = _compile(compiled_decode, (graphdef, params, latents, cache), placement)
+    return dataclasses.replace(later, seconds=first.seconds + later.seconds)
+
+
+def abstract_vae(vae: VAEConfig, placement: Placement) -> tuple[nnx.GraphDef, Params]:
+    """Returns structure and shapes of a VAE as films are decoded by, whole on every device."""
+
+    def make() -> DividedVAE:
+        return DividedVAE(AutoencoderKLWan(vae, rngs=nnx.Rngs(0)), placement.mesh)
+
+    graphdef, params = nnx.split(nnx.eval_shape(make))
+    return graphdef, _placed(params, jax.tree.map(lambda _: placement.whole, params))
 
 
 def _placed(tree: Any, shardings: Any) -> Any:

@@ -40,8 +40,10 @@ class Recipe(Protocol):
         """Returns what counts the operations of a step on a batch; None: there is no formula."""
         ...
 
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes `params` as others read them (diffusers form) into the empty `folder`."""
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
+        """Writes the newest checkpoint of the run in `config.out` as others read it (diffusers
+        form) into the empty `folder`: averaged parameters if the run kept them.
+        """
         ...
 
 

@@ -5,25 +5,21 @@ As SkyReels-V2 is trained: VAE and text encoder are frozen, so what they make is
 """
 
 import pathlib
-import shutil
-
-import jax.numpy as jnp
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.types import Params
 from skyreels_jax.data import buckets
 from skyreels_jax.data.features.batches import ToldClip, in_turns
 from skyreels_jax.data.features.draws import Draw, draws
 from skyreels_jax.data.features.sets import FeatureSets, read_features
 from skyreels_jax.data.loader import batches
-from skyreels_jax.models import layout
-from skyreels_jax.models.transfer import copy_part
+from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.parallel.mesh import BATCH, make_mesh
-from skyreels_jax.pipelines.defaults import own_defaults, write_defaults
-from skyreels_jax.pipelines.encoders import FROZEN, encoders_here, encoders_of
+from skyreels_jax.pipelines.convert import run_model, write_trained
+from skyreels_jax.pipelines.encoders import encoders_here
 from skyreels_jax.pipelines.generate import MAX_TOKENS, TOKEN_BUCKET
+from skyreels_jax.pipelines.run import run_encoders
 from skyreels_jax.training.config import StageConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
@@ -126,22 +122,14 @@ def _check_model(config: TrainConfig, sets: FeatureSets) -> None:
             )
 
 
-def export(config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+def export(config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
     """Writes a whole pipeline: the trained transformer, and what else is needed copied from the
     model that made the features; where that cannot be had any more, the transformer alone.
     """
-    trained = (config.model.transformer, params["transformer"])
-    options = {"dtype": jnp.dtype(dtype)}
-    layout.save_component(folder / "transformer", "transformer", *trained, **options)
+    run, said = pathlib.Path(config.out), to_dict(config)
     try:
-        encoders = encoders_of(read_features(folders(config)).made)
+        run_encoders(said)
     except UserError as error:
         print(f"the transformer alone is exported: {error}")
-        return
-    for name in FROZEN:
-        copy_part(encoders.folder.components[name], folder)
-    shutil.copytree(encoders.folder.tokenizer, folder / layout.TOKENIZER["diffusers"])
-    scheduler = {**encoders.folder.scheduler, "flow_shift": config.flow_shift}
-    forcing = isinstance(config.objective, DiffusionForcing)
-    layout.write_index(folder, scheduler=scheduler, pipeline=layout.PIPELINES[forcing])
-    write_defaults(folder, own_defaults(encoders.folder, to_dict(config)))
+        return write_trained(run, folder, dtype=dtype, config=said)
+    return write_diffusers(run_model(run, dtype=dtype, config=said), folder)

@@ -1,7 +1,6 @@
 """Training a text-to-video model on pairs of its own films."""
 
 import dataclasses
-import pathlib
 
 from skyreels_jax.cli.recipes.checks import check_blocks, check_windows
 from skyreels_jax.cli.recipes.flops import step_flops, train_passes
@@ -93,8 +92,3 @@ class FlowDPORecipe(TextToVideoRecipe):
             return step_flops(config, passes, films, tokens=tokens)
 
         return of
-
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
-        """Writes a whole pipeline, as `TextToVideoRecipe` does."""
-        plain = dataclasses.replace(config, objective=config.objective.velocity)
-        super().export(plain, params, folder, dtype)

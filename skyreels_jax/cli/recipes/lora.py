@@ -1,7 +1,6 @@
-"""Training adapters: the model that such a run trains, and the file that it exports."""
+"""Training adapters: the model that such a run trains."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -13,16 +12,10 @@ from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Params
-from skyreels_jax.models import layout
 from skyreels_jax.nn.lora import add_adapters
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.lora import PART
-from skyreels_jax.pipelines.run import trained_adapter
 from skyreels_jax.training.config import TrainConfig
-from skyreels_jax.weights.lora import export_lora
-from skyreels_jax.weights.writer import write_file
-
-FILE = "lora/pytorch_lora_weights.safetensors"  # its name is diffusers' own
 
 
 def check_lora(recipe: Recipe, config: TrainConfig) -> TrainConfig:
@@ -62,17 +55,6 @@ def adapted(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, 
     # would be, and the step be compiled again.
     params, rest = jax.device_put((nnx.to_pure_dict(params), rest), jax.local_devices()[0])
     return graphdef, params, rest
-
-
-def export_adapter(
-    run: pathlib.Path, config: TrainConfig, folder: pathlib.Path, dtype: str
-) -> None:
-    """Writes the adapter of `run`, without what it was trained upon, into `folder`/`FILE`."""
-    kind, part = layout.KINDS[PART], getattr(config.model, PART)
-    table, abstract = kind.diffusers_table(part), layout.abstract_model(PART, part)[1]
-    tensors = export_lora(trained_adapter(run), table, abstract, dtype=jnp.dtype(dtype))
-    (folder / FILE).parent.mkdir()
-    write_file(folder / FILE, dict(tensors), metadata={"format": "pt"})
 
 
 def _with_adapters(config: TrainConfig, model: nnx.Module) -> nnx.Module:

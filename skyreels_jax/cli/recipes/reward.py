@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
@@ -74,10 +75,12 @@ class RewardRecipe:
     def flops(self, config: TrainConfig, params: Params) -> None:
         return None
 
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes config.json and model.safetensors into `folder`, with the mean and deviation of
         the scores of the clips that it was trained on.
         """
+        like = abstract_network(config.model)[1]
+        params = restore_params(pathlib.Path(config.out) / "checkpoints", like)
         stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype).astype(jnp.float32), params)
         mean, deviation = score_statistics(config, stored)
         card = RewardCard(

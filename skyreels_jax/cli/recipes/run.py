@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from skyreels_jax.checkpoint import check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
-from skyreels_jax.cli.recipes.lora import adapted, check_lora, export_adapter
+from skyreels_jax.cli.recipes.lora import adapted, check_lora
 from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
@@ -23,7 +23,6 @@ from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.pipelines.files import check_writable
-from skyreels_jax.pipelines.run import has_adapters, run_config
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
@@ -166,22 +165,19 @@ def export(
     """Writes the newest checkpoint's weights in diffusers form; returns the folder.
 
     They are the averaged ones if the run kept them. Adapters are merged, and written by themselves
-    as well (`lora.FILE`). The folder, `to`/export or that of the run, is written aside and moved
-    into place, by the first of many processes. Raises `UserError` when there is no checkpoint.
+    as well (`pipelines.convert.FILE`). The folder, `to`/export or that of the run, is written aside
+    and moved into place, by the first of many processes. Raises `UserError` when there is no
+    checkpoint.
     """
     out = pathlib.Path(config.out)
     if not (out / "checkpoints").is_dir():
         raise UserError(f"{out} holds no checkpoints to export; train first")
-    params = started(str(out), abstract_params(recipe, config))
     to = to or out
     partial, final = to / "export.partial", to / "export"
-    adapters = has_adapters(run_config(out)[1])  # all processes open checkpoints, or none
     if hosts.is_first():
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        recipe.export(config, params, partial, dtype)
-        if adapters:
-            export_adapter(out, config, partial, dtype)
+        recipe.export(config, partial, dtype)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     hosts.wait("export")

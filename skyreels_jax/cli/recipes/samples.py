@@ -48,7 +48,9 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
             defaults=toy_defaults(to_dict(config)),
             load_tokenizer=build_tokenizer,
             read=read,
-            state=bytes,  # nobody asks what tells these weights from those of other steps
+            # Nobody asks for single ones, and what tells these from those of other steps.
+            params=lambda weights: {},
+            state=bytes,
             forcing=isinstance(config.objective, DiffusionForcing),
         )
         films = source.load().generate(prompts, seed=list(range(FILMS)), batch_size=FILMS)

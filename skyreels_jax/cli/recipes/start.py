@@ -11,7 +11,7 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models.dit.fps import fold_fps, tells_fps
 from skyreels_jax.pipelines import load
-from skyreels_jax.pipelines.run import has_adapters, run_config
+from skyreels_jax.pipelines.run import run_config, trained_whole
 
 
 def started(place: str, like: Params, *, fps: int = 0) -> Params:
@@ -40,7 +40,7 @@ def started(place: str, like: Params, *, fps: int = 0) -> Params:
         return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
 
     check_start(place)
-    if is_run(place) and not has_adapters(run_config(pathlib.Path(place))[1]):
+    if is_run(place) and trained_whole(run_config(pathlib.Path(place))[1]):
         return restore_params(pathlib.Path(place) / "checkpoints", like, adapt=adapt)
     return matched(adapt(_weights(place, like)), like, of=place)
 

@@ -5,7 +5,6 @@ on features of other videos.
 import dataclasses
 import functools
 import pathlib
-import shutil
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.sharding import sharding_rules
 from skyreels_jax.models.text_to_video import TextToVideo
+from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.umt5.modeling import UMT5Encoder
 from skyreels_jax.models.umt5.sharding import SHARDING_RULES
@@ -36,7 +36,7 @@ from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.objectives.flow_matching import FlowMatching
 from skyreels_jax.parallel.context import ContextAttention
 from skyreels_jax.parallel.rules import Rules, within
-from skyreels_jax.pipelines.defaults import toy_defaults, write_defaults
+from skyreels_jax.pipelines.convert import run_model
 from skyreels_jax.training.config import DataConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 from skyreels_jax.training.meter import Flops
@@ -148,21 +148,14 @@ class TextToVideoRecipe:
 
         return of
 
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes a whole pipeline into `folder`; its VAE is that of `data.vae`, or see
         `features.export`.
         """
         if config.data.features:
-            return features.export(config, params, folder, dtype)
-        shutil.copytree(vae_folder(config.data), folder / "vae")
-        for name in ("transformer", "text_encoder"):
-            part = getattr(config.model, name)
-            layout.save_component(folder / name, name, part, params[name], dtype=jnp.dtype(dtype))
-        build_tokenizer().save_pretrained(folder / "tokenizer")
-        scheduler = {**layout.SCHEDULER, "flow_shift": config.flow_shift}
-        forcing = isinstance(config.objective, DiffusionForcing)
-        layout.write_index(folder, scheduler=scheduler, pipeline=layout.PIPELINES[forcing])
-        write_defaults(folder, toy_defaults(to_dict(config)))
+            return features.export(config, folder, dtype)
+        run = pathlib.Path(config.out)
+        return write_diffusers(run_model(run, dtype=dtype, config=to_dict(config)), folder)
 
 
 def prepare_latents(data: DataConfig) -> latents.LatentStore:

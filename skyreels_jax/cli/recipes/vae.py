@@ -9,11 +9,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.cli.recipes import clips
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import RandomCrop, pipeline
-from skyreels_jax.models.layout import save_component
+from skyreels_jax.models.layout import abstract_model, save_component
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.objectives.vae import VAEObjective
@@ -65,8 +66,10 @@ class VAERecipe:
     def flops(self, config: TrainConfig, params: Params) -> None:
         return None
 
-    def export(self, config: TrainConfig, params: Params, folder: pathlib.Path, dtype: str) -> None:
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes `folder`/vae, latents' statistics included; prints the PSNR on held-out clips."""
+        like = abstract_model("vae", config.model)[1]
+        params = restore_params(pathlib.Path(config.out) / "checkpoints", like)
         model = self.make(config, nnx.Rngs(0))
         nnx.update(model, params)
         mean, std = latent_statistics(model, clips.source(config.data))

@@ -21,7 +21,9 @@ from skyreels_jax.models.reward.config import RewardConfig
 from skyreels_jax.models.reward.matching import mirrored
 from skyreels_jax.models.reward.modeling import MatchingReward, look
 from skyreels_jax.models.reward.weights import native_table
-from skyreels_jax.weights.convert import export_tree, load_tree
+from skyreels_jax.weights.convert import load_tree
+from skyreels_jax.weights.export import export_params
+from skyreels_jax.weights.params import TreeParams
 from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.writer import write_safetensors
 
@@ -112,7 +114,7 @@ def save_reward(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     table = native_table(abstract_network(card.network)[1])
-    tensors = export_tree(table, params, dtype=dtype)
+    tensors = export_params(table, TreeParams(params), params, dtype=dtype)
     write_safetensors(folder, tensors, max_shard_bytes=MAX_SHARD_BYTES, basename="model")
     write_json(folder / "config.json", to_dict(card))
 

@@ -17,7 +17,8 @@ from skyreels_jax.core.tree import count_parameters, named_leaves
 from skyreels_jax.models.dit import DiTConfig, SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.config import CONFIGS, from_official
 from skyreels_jax.models.dit.weights import diffusers_table, official_table
-from skyreels_jax.weights.convert import export_tree, load_tree, source_shapes
+from skyreels_jax.testing.stored import export_tree
+from skyreels_jax.weights.convert import load_tree, source_shapes
 from skyreels_jax.weights.reader import DictSource
 
 FULL = dataclasses.replace(

@@ -20,7 +20,7 @@ from vae_oracle import (
 
 from skyreels_jax.models.vae import AutoencoderKLWan
 from skyreels_jax.models.vae.weights import diffusers_table
-from skyreels_jax.weights.convert import export_tree
+from skyreels_jax.testing.stored import export_tree
 
 THREE = {"dim_mult": (1, 2, 2), "temperal_downsample": (True, True)}
 CASES = {
