@@ -5,6 +5,7 @@ reward`, and what both refuse.
 import csv
 import json
 import pathlib
+import shutil
 
 import imageio.v3 as iio
 import numpy as np
@@ -199,6 +200,17 @@ def test_several_sets_in_one_folder_must_be_told_apart(tmp_path):
         (tmp_path / "preferences" / name / "1.0.0" / "dataset_info.json").touch()
     with pytest.raises(UserError, match=r"several sets of pairs; name one: .*/a/1.0.0, .*/b/1"):
         read_preferences(tmp_path)
+
+
+def test_a_set_that_was_not_written_to_its_end_is_none(root):
+    from skyreels_jax.data.preferences.preferences_dataset_builder import split_names
+
+    (whole,) = (root / "pairs").glob("preferences/*/1.0.0")
+    begun = whole.parent / "incomplete.AB12CD_1.0.0"
+    begun.mkdir()
+    (begun / "dataset_info.json").touch()
+    assert split_names(root / "pairs") == split_names(whole)
+    shutil.rmtree(begun)
 
 
 def test_the_shipped_config_is_the_default_model():

@@ -131,7 +131,11 @@ def to_preference(record: Mapping[str, Any]) -> Preference:
 
 def _prepared(folder: str | os.PathLike[str]) -> tfds.core.DatasetBuilder:
     folder = pathlib.Path(folder)
-    found = [path.parent for path in folder.glob("preferences/*/*/dataset_info.json")]
+    found = [
+        path.parent
+        for path in folder.glob("preferences/*/*/dataset_info.json")
+        if not path.parent.name.startswith("incomplete.")  # TFDS's, of a writer that was stopped
+    ]
     if len(found) > 1:
         listed = ", ".join(sorted(map(str, found)))
         raise UserError(f"{str(folder)!r} holds several sets of pairs; name one: {listed}")
