@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Motion learned from preferences (docs/motion_rl.md), from the shipped miniature to the trained model, under 2 hours on two cores.
+# Motion learned from preferences (docs/motion_rl.md), from the shipped miniature to the trained model.
 #   launch/motion.sh
 # Two programs run side by side while there are two to run, on a core each: that makes a sixth more films than one on both.
 # What each prints is in $LOGS/NAME.log. Stopped by SIGTERM or Ctrl-C it ends all of them; given again, it goes on.
@@ -19,7 +19,7 @@ on() {
   if command -v taskset >/dev/null; then pinned=(taskset -c "$cores"); fi
   echo "$name begins"
   "${pinned[@]}" skyreels-jax "$@" >"$LOGS/$name.log" 2>&1 &
-  trap "kill -TERM $!; wait $!; exit 143" TERM
+  trap "kill -TERM $! 2>/dev/null; wait $!; exit 143" TERM
   wait "$!" || { echo "$name failed; see $LOGS/$name.log" >&2; exit 1; }
   echo "$name took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s"
 }

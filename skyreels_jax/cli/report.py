@@ -95,7 +95,8 @@ def read_run(folder: pathlib.Path, evals: pathlib.Path | None) -> Run:
     judged, sheet = None, None
     name = folder.resolve().name
     if evals is not None and (found := evals / name / "results.json").is_file():
-        judged, sheet = json.loads(found.read_text()), evals / name / "sheet.png"
+        judged = json.loads(found.read_text())
+        sheet = picture if (picture := evals / name / "sheet.png").is_file() else None
         if "adherence" not in judged:
             raise UserError(f"{found}: legal are results of `evaluate --benchmark clips`")
     return Run(name, steps, losses, minutes, judged, sheet)

@@ -44,6 +44,12 @@ def test_a_page_with_curves_scores_and_sheets(chain, capsys):
     assert iio.imread(chain / "report" / "losses.png").shape[1] == 1660
 
 
+def test_results_without_a_sheet_are_told_all_the_same(chain):
+    (chain / "eval" / "film" / "sheet.png").unlink()
+    assert report(chain, "--evals", str(chain / "eval")) == 0
+    assert "film.png" not in (chain / "report" / "report.md").read_text()
+
+
 def test_runs_need_no_judge(chain):
     assert report(chain) == 0
     assert {path.name for path in (chain / "report").iterdir()} == {"report.md", "losses.png"}
