@@ -9,6 +9,7 @@ import tensorstore
 
 from skyreels_jax.checkpoint.manager import Checkpoints
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.run_folder import is_checkpoint
 from skyreels_jax.core.tree import named_leaves
 
 Index = tuple[int, ...]
@@ -29,11 +30,6 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
     if step is None:
         raise UserError(f"no checkpoint under {path / 'checkpoints'} yet")
     return path / "checkpoints" / str(step)
-
-
-def is_checkpoint(path: pathlib.Path) -> bool:
-    """Returns whether `path` is one checkpoint of a run, such as runs/toy/vae/checkpoints/500."""
-    return path.parent.name == "checkpoints" and (path / "state").is_dir()
 
 
 class CheckpointParams:

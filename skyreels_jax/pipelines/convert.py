@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from skyreels_jax.checkpoint import is_checkpoint
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.run_folder import is_checkpoint, is_run
 from skyreels_jax.models import layout
 from skyreels_jax.models.transfer import (
     Part,
@@ -58,7 +58,7 @@ def convert(
     cannot be written, and for what `form` and `dtype` cannot hold.
     """
     check_new(target)
-    if not is_run(source):
+    if not (is_run(source) or is_checkpoint(source)):
         for option, value in (("weights", weights), ("lora", lora)):
             if value is not None:
                 raise UserError(f"--{option} {value}: {source} is no training run; leave it out")
@@ -74,11 +74,6 @@ def convert(
         return write_model(model, target, form=form, **options)
     origin = f"{load.find(str(source)).fingerprint} {weights} {dtype}"
     return converted.write_converted(model, target, origin=origin, **options)
-
-
-def is_run(source: pathlib.Path) -> bool:
-    """Returns whether `source` is the folder of a training run, or one of its checkpoints."""
-    return (source / "checkpoints").is_dir() or is_checkpoint(source)
 
 
 def run_model(

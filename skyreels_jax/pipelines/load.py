@@ -3,6 +3,7 @@
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from skyreels_jax.core.run_folder import is_checkpoint, is_run
 from skyreels_jax.pipelines.places import HUB_ID, SMALL_FILES, TINY, fetch, shipped
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def find(model_id: str) -> "ModelSource":
     path = pathlib.Path(model_id).expanduser()
     if model_id == TINY:
         return open_folder(TINY, shipped())
-    one = path.parent.name == "checkpoints" and (path / "state").is_dir()  # of a run's checkpoints
-    if one or (path / "checkpoints").is_dir():
+    if is_run(path) or is_checkpoint(path):
         from skyreels_jax.pipelines.run import open_run  # brings Orbax, which nobody else needs
 
         return open_run(path, find)

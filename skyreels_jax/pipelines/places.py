@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.run_folder import is_run
 
 TINY = "tiny"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,7 +29,7 @@ def folder_of_encoders(model_id: str) -> pathlib.Path:
     path = pathlib.Path(model_id).expanduser()
     if model_id == TINY:
         return shipped()
-    if (path / "checkpoints").is_dir():
+    if is_run(path):
         raise UserError(f"{model_id} is a training run; give what it exported: {path / 'export'}")
     there = path.exists() or not HUB_ID.fullmatch(model_id)
     return path if there else fetch(model_id, ENCODER_FILES)

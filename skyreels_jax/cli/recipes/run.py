@@ -16,6 +16,7 @@ from skyreels_jax.cli.recipes.lora import adapted, check_lora
 from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.run_folder import is_run
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
 from skyreels_jax.parallel import hosts
@@ -170,7 +171,7 @@ def export(
     checkpoint.
     """
     out = pathlib.Path(config.out)
-    if not (out / "checkpoints").is_dir():
+    if not is_run(out):
         raise UserError(f"{out} holds no checkpoints to export; train first")
     to = to or out
     partial, final = to / "export.partial", to / "export"

@@ -6,6 +6,7 @@ from flax import nnx
 
 from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.run_folder import is_run
 from skyreels_jax.core.tree import matched
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -40,14 +41,9 @@ def started(place: str, like: Params, *, fps: int = 0) -> Params:
         return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
 
     check_start(place)
-    if is_run(place) and trained_whole(run_config(pathlib.Path(place))[1]):
+    if is_run(pathlib.Path(place)) and trained_whole(run_config(pathlib.Path(place))[1]):
         return restore_params(pathlib.Path(place) / "checkpoints", like, adapt=adapt)
     return matched(adapt(_weights(place, like)), like, of=place)
-
-
-def is_run(place: str) -> bool:
-    """Returns whether `place` is the folder of a training run here."""
-    return (pathlib.Path(place) / "checkpoints").is_dir()
 
 
 def check_start(place: str) -> None:
