@@ -18,6 +18,25 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+_failed: list[str] = []
+_broken: list[str] = []
+
+
+def pytest_runtest_logreport(report):
+    if report.failed:
+        _failed.append(f"{report.nodeid} ({report.when})\n{report.longreprtext}")
+
+
+def pytest_internalerror(excrepr):
+    _broken.append(str(excrepr))
+
+
+def pytest_unconfigure():
+    """Says last what broke a worker: pytest then lists no failures, xdist only its own."""
+    if _broken and "PYTEST_XDIST_WORKER" not in os.environ:
+        for said in [*_failed, _broken[0]]:
+            print("\n".join(["", *said.splitlines()[-30:]]))
+
 
 @pytest.fixture(scope="session")
 def micro_folder(tmp_path_factory):
