@@ -171,11 +171,11 @@ def test_batches_are_of_one_bucket_and_about_as_large(config):
     assert 4 <= sum(images) <= 20 and images != sorted(images)
     for batch in found:
         cond, null = batch["cond"], batch["null_cond"]
-        assert set(cond) == {"context", "context_weight"}
+        assert set(cond) == set(null) == {"context", "context_weight"}
         assert cond["context"].shape[1:] == (64, 32) and cond["context"].dtype.name == "bfloat16"
         np.testing.assert_array_equal(cond["context_weight"].sum(-1), 512)
-        weights = null["context_weight"][:, :3]
-        np.testing.assert_array_equal(weights, [[1, 511, 0]] * len(weights))
+        assert null["context"].shape == (1, 64, 32)  # once, not for every clip
+        np.testing.assert_array_equal(null["context_weight"][:, :3], [[1, 511, 0]])
     again = batches(config, 40)
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
@@ -183,6 +183,9 @@ def test_batches_are_of_one_bucket_and_about_as_large(config):
 def test_processes_share_every_batch(config):
     whole = batches(config, 12)
     halves = [batches(config, 12, rows=(index, 2)) for index in range(2)]
+    nulls = [[batch.pop("null_cond") for batch in found] for found in (whole, *halves)]
+    jax.tree.map(np.testing.assert_array_equal, nulls[0], nulls[1])
+    jax.tree.map(np.testing.assert_array_equal, nulls[0], nulls[2])
     jax.tree.map(lambda a, *b: np.testing.assert_array_equal(a, np.concatenate(b)), whole, *halves)
 
 
@@ -221,6 +224,8 @@ def test_rates_are_told_and_chosen(config):
     found = batches(config, 30, model=model)
     told = {int(fps) for batch in found for fps in batch["cond"]["fps"]}
     assert told == {16, 24}
+    for batch in found:
+        np.testing.assert_array_equal(batch["null_cond"]["fps"], batch["cond"]["fps"])
     data = dataclasses.replace(values.data, fps=24)
     only = batches(config, 30, model=model, data=data)
     assert {int(fps) for batch in only for fps in batch["cond"]["fps"]} == {24}

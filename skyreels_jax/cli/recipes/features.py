@@ -10,7 +10,7 @@ import pathlib
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data import buckets
-from skyreels_jax.data.features.batches import ToldClip, in_turns
+from skyreels_jax.data.features.batches import ToldClip, WithEmptyCaption, in_turns
 from skyreels_jax.data.features.draws import Draw, described, draws
 from skyreels_jax.data.features.sets import FeatureSets, read_features
 from skyreels_jax.data.in_order import InOrder
@@ -45,12 +45,9 @@ def loader(config: TrainConfig) -> Loader:
     encoders_here(sets.made)  # refuses stale ones; training needs no encoder
     drawn = [_drawn(config, stage, sets) for stage in config.stages]
     size = min(-(-(sets.tokens + 1) // TOKEN_BUCKET) * TOKEN_BUCKET, MAX_TOKENS)
-    told = ToldClip(
-        null=sets.null,
-        size=size,
-        max_length=MAX_TOKENS,
-        tells_fps=config.model.transformer.inject_sample_info,
-    )
+    lengths = {"size": size, "max_length": MAX_TOKENS}
+    told = ToldClip(tells_fps=config.model.transformer.inject_sample_info, **lengths)
+    with_empty = WithEmptyCaption(null=sets.null, **lengths)
 
     def open_stage(stage, index, rows):
         seed = config.seed + index
@@ -62,7 +59,7 @@ def loader(config: TrainConfig) -> Loader:
                 seed=seed + 1000 * number,  # else buckets would be alike shuffled
                 groups=draw.groups,
                 rows=rows,
-            )
+            ).map(with_empty)
             for number, draw in enumerate(drawn[index])
         ]
         shares = [draw.share for draw in drawn[index]]
