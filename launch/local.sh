@@ -14,8 +14,8 @@ mkdir -p "$LOGS"
 export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
 pids=()
-trap 'again=1; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
-trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT
+trap 'again=1; kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true' TERM INT
+trap 'kill -KILL ${pids[@]+"${pids[@]}"} 2>/dev/null || true' EXIT
 for ((i = 0; i < PROCESSES; i++)); do
   skyreels-jax train --hosts "localhost:$PORT" --host_count "$PROCESSES" --host_index "$i" "$@" \
     >"$LOGS/process_$i.log" 2>&1 &

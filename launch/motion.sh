@@ -18,7 +18,8 @@ on() {
   shift 2
   if command -v taskset >/dev/null; then pinned=(taskset -c "$cores"); fi
   echo "$name begins"
-  "${pinned[@]}" skyreels-jax "$@" >"$LOGS/$name.log" 2>&1 &
+  # An empty array is an unset one to bash before 4.4.
+  ${pinned[@]+"${pinned[@]}"} skyreels-jax "$@" >"$LOGS/$name.log" 2>&1 &
   trap "kill -TERM $! 2>/dev/null; wait $!; exit 143" TERM
   wait "$!" || { echo "$name failed; see $LOGS/$name.log" >&2; exit 1; }
   echo "$name took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s"

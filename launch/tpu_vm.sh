@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Cloud TPU VMs over gcloud: creates the slice, installs this repository on all of its hosts, trains.
 #   NAME=film ZONE=us-east5-a TYPE=v5p-128 SHARE=10.0.0.2:/runs \
-#     launch/tpu_vm.sh --config configs/film/sft_720p.py:14b --out /runs/sft_720p
-# Checkpoints have to lie where all hosts write: SHARE is an NFS export (Filestore), mounted on /runs. Given again, the same
-# command goes on from the last of them, on a new slice if the old one was preempted.
+#     launch/tpu_vm.sh --config configs/film/sft_720p.py:14b --out /runs/sft_720p \
+#     --set start=/runs/diffusion_forcing_540p --set data.features=/runs/features/720p_chosen
+# Checkpoints have to lie where all hosts write, features and the model to start from where all read: SHARE is an NFS export
+# (Filestore), mounted on /runs. Given again, the same command goes on from the last checkpoint, on a new slice if the old
+# one was preempted.
 set -euo pipefail
 
 NAME=${NAME:?a name for the slice}

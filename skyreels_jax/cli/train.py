@@ -19,6 +19,7 @@ from skyreels_jax.core.errors import UserError
 
 NAME = "train"
 HELP = "train from a config file (resumes by itself), then export in diffusers form"
+SEEDS = 2**31  # those made of one (of stages, buckets, films) have as much room again
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
+    import jax
+
     from skyreels_jax.parallel.hosts import ALONE
 
     recipe, config = resolved(values, args.set)
@@ -85,6 +88,8 @@ def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     else:
         from skyreels_jax.cli.recipes import run as trainer
 
+    if config.mesh is not None:
+        print(f"devices: {jax.device_count()}; processes: {jax.process_count()}")
     if not args.export_only and not trainer.train(recipe, config):
         print("stopped; the same command goes on from here", file=sys.stderr)
         return args.stopped_code
@@ -97,7 +102,7 @@ def resolved(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, 
     """Returns the recipe and the `TrainConfig` of a config file's `values`, with PATH=VALUE of each
     of `overrides`.
 
-    Raises `UserError` for unknown keys, paths and values.
+    Raises `UserError` for unknown keys, paths and values, another kind, and seeds out of range.
     """
     from skyreels_jax.cli.recipes.base import config_class, recipe_for
 
@@ -108,7 +113,11 @@ def resolved(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Any, 
         path, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"--set takes PATH=VALUE, got {item!r}")
+        if path == "kind":  # all else in the file is of its kind
+            raise UserError(f"--set kind: the config is of kind {config.kind!r}; give another one")
         config = override(config, path, text)
+    if not 0 <= config.seed < SEEDS:
+        raise UserError(f"seed: legal are 0 to {SEEDS - 1}, got {config.seed}")
     return recipe, config
 
 

@@ -63,27 +63,29 @@ def to_dict(config: Any) -> Any:
 def override(config: Any, path: str, text: str) -> Any:
     """Returns `config` with the field at dotted `path` set to `text`, read as a Python literal.
 
-    A field that holds text takes what is no text literal as it stands ("2026", "None").
+    A field that holds text takes what is no text literal as it stands ("2026", "None"). Below a
+    dataclass that may be None and is, `path` makes one, all else by its defaults.
     Raises `UserError` for an unknown field or a value of another type.
     """
     head, _, rest = path.partition(".")
     names = [f.name for f in dataclasses.fields(config)]
     if head not in names:
         raise UserError(f"{type(config).__name__} has no field {head!r}{suggest(head, names)}")
-    old = getattr(config, head)
-    if rest and not dataclasses.is_dataclass(old):
+    old, hint = getattr(config, head), typing.get_type_hints(type(config))[head]
+    if rest and dataclasses.is_dataclass(old):
+        return dataclasses.replace(config, **{head: override(old, rest, text)})
+    if rest and not (old is None and any(map(dataclasses.is_dataclass, typing.get_args(hint)))):
         raise UserError(
             f"{type(config).__name__}.{head} has no field {rest!r}: it is a plain value"
         )
-    if rest:
-        return dataclasses.replace(config, **{head: override(old, rest, text)})
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    hint = typing.get_type_hints(type(config))[head]
     if hint is str and not isinstance(value, str):
         value = text
+    for name in reversed(rest.split(".") if rest else ()):
+        value = {name: value}
     return dataclasses.replace(
         config, **{head: _coerce(f"{type(config).__name__}.{head}", hint, value)}
     )

@@ -37,7 +37,8 @@ class VelocityObjective(abc.ABC):
     """Squared velocity error at random noise levels, averaged over the counted latent frames.
 
     batch: {"latents": [B, T, H, W, C] normalised, "cond": dict of per-sample arrays that the model
-      takes as keywords, "null_cond": the same dict for the empty caption (for caption dropout)}.
+      takes as keywords, "null_cond": the same dict for the empty caption (for caption dropout),
+      whose arrays may have a single row for all samples}.
     The unit of total and weight is a clip: a clip of which 6 of 9 frames count weighs 2/3.
     Metrics: "mse", "mse_q0".."mse_q3" over the frames with sigma in that quarter of [0, 1], and
     "mse_" + name for each of the sorts of clips.

@@ -40,6 +40,8 @@ def join(hosts: str, *, count: int | None = None, index: int | None = None) -> N
             "an index from 0 to the count less one"
         )
     told = {"coordinator_address": hosts, "num_processes": count, "process_id": index}
+    # Inside a SLURM step jax would else take one device a process, whatever it is told.
+    told |= {"cluster_detection_method": "deactivate"}
     try:
         jax.distributed.initialize(
             **(told if named else {}), initialization_timeout=_seconds("SKYREELS_JAX_JOIN_TIMEOUT")

@@ -73,11 +73,15 @@ class Placement:
         return first // count, batch // count
 
     def batch(self, local: Batch) -> Batch:
-        """Returns the arrays of a batch of which this process has the rows `local`."""
+        """Returns the arrays of a batch of which this process has the rows `local`; every device
+        holds what has one row beside others of more.
+        """
+        divided = NamedSharding(self.mesh, PartitionSpec(BATCH))
+        most = max(map(len, jax.tree.leaves(local)))
 
         def place(rows: Any) -> jax.Array:
             rows = np.asarray(rows)
-            sharding = NamedSharding(self.mesh, PartitionSpec(BATCH))
+            sharding = self.whole if len(rows) == 1 < most else divided
             return jax.make_array_from_process_local_data(sharding, rows)
 
         return jax.tree.map(place, local)

@@ -254,12 +254,14 @@ class TrainConfig:
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
     writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
     sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
-    weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video,
-    whole models on one device.
+    weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video
+    on ToyFilm, whole models on one device.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk, the latest ones.
     keep_every: those of steps that it divides stay as well (0: none), a multiple of save_every.
-    flow_shift: the sampler's default time shift, written into the exported scheduler.
-    mesh: how the work is divided among devices; None: one device does it all.
+    flow_shift: the sampler's default time shift, written into the exported scheduler; of
+    text_to_video and flow_dpo.
+    mesh: how the work is divided among devices; None: one device does it all. vae and reward are
+    divided by clips alone (data, fsdp).
     lora: adapters are trained upon the weights at `start`, of the kinds `ADAPTED`; None: whole
     models are.
     """
@@ -302,11 +304,13 @@ class TrainConfig:
                 raise UserError("stages have a resolution on data.features only: leave it out")
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
+        self._check_read()
         whole = self.kind == "text_to_video" and self.lora is None and self.mesh is None
-        if self.sample_every < 0 or (self.sample_every and not whole):
+        sampled = whole and not self.data.features
+        if self.sample_every < 0 or (self.sample_every and not sampled):
             raise UserError(
-                f"sample_every: legal are 0 (never) and, of text_to_video without lora and mesh, a "
-                f"number of steps, got {self.sample_every}"
+                "sample_every: legal are 0 (never) and, of text_to_video without lora, mesh and "
+                f"data.features, a number of steps, got {self.sample_every}"
             )
         if self.keep_every < 0 or self.keep_every % self.save_every:
             raise UserError(
@@ -315,6 +319,21 @@ class TrainConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+
+    def _check_read(self) -> None:
+        """Raises `UserError` where a field was set that the kind does not read."""
+        if self.kind in ADAPTED:  # these have a transformer, and read all
+            return
+        plain, mesh = {"remat": "none", "flow_shift": 1.0}, MeshConfig()
+        given = [name for name, value in plain.items() if getattr(self, name) != value]
+        if self.mesh is not None:
+            parts = ("tensor", "context", "attention")
+            given += [f"mesh.{n}" for n in parts if getattr(self.mesh, n) != getattr(mesh, n)]
+        if given:
+            raise UserError(
+                f"{self.kind} has no transformer: leave out {', '.join(given)} (of a mesh it reads "
+                "data and fsdp)"
+            )
 
     @property
     def total_steps(self) -> int:

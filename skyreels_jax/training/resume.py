@@ -1,6 +1,8 @@
 """What may change between two parts of one run, and what may not."""
 
+import bisect
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,8 +29,8 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     that the checkpoint of `step` was written with.
 
     Raises `UserError` for a change after which the run would be neither the old one nor a new one:
-    a field of `_FIXED`, what adapters are trained upon, a stage before `step`, or the shape of the
-    stage in which `step` lies.
+    a field of `_FIXED`, what adapters are trained upon, a stage before `step`, the shape of the
+    stage in which `step` lies, or an end of it that lies before `step`.
     """
     lines = differences(saved, config)
     fields = _FIXED if config.lora is None else (*_FIXED, "start")  # adapters are nothing alone
@@ -37,6 +39,7 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     if fixed:
         listed = ", ".join(lines[name] for name in fixed)
         raise UserError(f"{listed}: not in a run that is at step {step}; give another --out")
+    _check_length(saved["stages"], config, step)
     return list(lines.values())
 
 
@@ -82,6 +85,20 @@ def _past_stages(differing: list[str], stages: list[dict], step: int) -> list[st
         if step <= start:
             break
     return found
+
+
+def _check_length(stages: list[dict], config: TrainConfig, step: int) -> None:
+    """Raises `UserError` where the stage that the first `step` steps end in is shorter now than
+    they are: the next one would begin in its middle.
+    """
+    ends = list(itertools.accumulate(stage["steps"] for stage in stages))
+    index = bisect.bisect_left(ends, step)  # the first that does not end before `step`
+    taken = step - ends[index] + stages[index]["steps"]
+    if config.stages[index].steps < taken:
+        raise UserError(
+            f"stages.{index}.steps = {config.stages[index].steps}: a run at step {step} has taken "
+            f"{taken} of that stage, and it may have no fewer"
+        )
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

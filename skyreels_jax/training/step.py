@@ -35,7 +35,7 @@ def make_train_step(
     It is pure; the state may be donated.
     The loss is total / weight of the whole batch, whatever the number of micro-batches: with
     `accumulate` = n every leaf of the batch is dealt out to n along its first axis, which n must
-    divide, and the sums are added up.
+    divide, and the sums are added up. A leaf of one row is for all clips, and goes to each whole.
     Randomness is the stream "step" of `seed` at state.step (and the micro-batch's number).
     A step whose gradients are not finite changes nothing but `step` and `skipped`.
 
@@ -114,7 +114,13 @@ def _accumulated(gradient, params, batch, key, count: int) -> tuple[Params, Loss
     Each takes every `count`-th clip, so that of a batch that is divided among devices it has as
     many on each.
     """
-    micro = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def dealt(x: jax.Array) -> jax.Array:
+        if len(x) == 1:  # one for all clips
+            return jnp.broadcast_to(x, (count, *x.shape))
+        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+    micro = jax.tree.map(dealt, batch)
 
     def one(index, batch):
         return gradient(params, batch, jax.random.fold_in(key, index))

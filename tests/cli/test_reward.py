@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from skyreels_jax.cli.main import main
+from skyreels_jax.cli.train import read_config, resolved
+from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.preferences.distortions import distort
 from skyreels_jax.data.preferences.preferences_dataset_builder import preferences
 from skyreels_jax.data.preferences.records import Preference
@@ -112,6 +114,30 @@ def test_several_sets_are_one(root):
     assert len(without([str(root / "pairs")] * 2, ("jitter",))) == 16
 
 
+def test_a_run_goes_on_with_its_own_pairs_alone(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG % {"root": tmp_path})
+
+    def written(numbers):
+        shutil.rmtree(tmp_path / "pairs", ignore_errors=True)
+        few = {"name": "few", "shape": (9, 64, 64), "splits": {"train": made(numbers)}}
+        preferences(tmp_path / "pairs", **few).download_and_prepare()
+
+    def opened():
+        recipe, config = resolved(read_config(str(tmp_path / "config.py")), [])
+        return iter(recipe.loader(config)(config.stages[0], 0, (0, 1)))
+
+    written(range(16))
+    first = opened()
+    next(first)
+    state = json.loads(json.dumps(first.get_state()))
+    again = opened()
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again)["chosen"], next(first)["chosen"])
+    written(range(1, 18))
+    with pytest.raises(UserError, match="16 pairs of .* -> 17 pairs .* the sets of pairs as they"):
+        opened().set_state(state)
+
+
 def evaluate(root, out, *argv):
     where = ["--model", str(root / "reward"), "--pairs", str(root / "pairs"), "--num", "2"]
     return main(["evaluate", "--benchmark", "reward", *where, "--outdir", str(out), *argv])
@@ -175,6 +201,7 @@ def test_bad_input_of_the_benchmark(root, tmp_path, capfd, argv, complaint):
         ("data.left_out=('melt',)", "no pair is of the kind 'melt'"),
         ("data.left_out=('jitter', 'shape_morphing')", "no pair is left"),
         ("data.fps=12", "reward reads data.pairs, split, left_out: leave out data.fps"),
+        ("mesh.tensor=2", "reward has no transformer: leave out mesh.tensor"),
         ("objective.k=1", "more than 1"),
         ("model.width=15", "multiple of num_heads"),
         ("model.num_frames=5", "the reward model sees 5 frames of 64x64; got 9"),

@@ -5,6 +5,7 @@ input.
 import csv
 import json
 import pathlib
+import re
 import shutil
 
 import imageio.v3 as iio
@@ -14,8 +15,10 @@ from safetensors.numpy import load_file
 
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes.base import recipe_for
-from skyreels_jax.cli.train import read_config
+from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.core.config import from_dict
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.training.config import TrainConfig
 
 VAE = """
@@ -295,7 +298,10 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "optimizer.policies=[{'paths': 'x'}]"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
         (["--set", "sample_every=-1"], "sample_every: legal are 0 (never) and"),
-        (["--set", "kind=vae"], "sample_every: legal are 0 (never) and, of text_to_video"),
+        (["--set", "lora={'rank': 1, 'alpha': 1}"], "legal are 0 (never) and, of text_to_video"),
+        (["--set", "kind=vae"], "--set kind: the config is of kind 'text_to_video'"),
+        (["--set", "seed=-1"], "seed: legal are 0 to 2147483647, got -1"),
+        (["--set", "seed=2147483648"], "seed: legal are 0 to 2147483647"),
         (["--set", "writers=['tensorbord']"], "'tensorbord' is not one of 'tensorboard', 'wandb'"),
         (["--set", "out=/nowhere", "--export_only"], "no checkpoints to export"),
         (["--otu", "x"], "did you mean '--out'?"),
@@ -307,6 +313,32 @@ def test_bad_input_is_one_line_and_exit_code_two(runs, capfd, args, message):
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("skyreels-jax: ") and message in error
     assert not (runs / "bad").exists()
+
+
+ADVISED = re.compile(r"--set[ =](mesh\.\w+=-?\w+)")
+
+
+def test_what_is_said_of_meshes_is_accepted():
+    """What messages and scripts tell people to add, on a config that has no mesh."""
+    root = pathlib.Path(__file__).parents[2]
+    files = [*root.glob("skyreels_jax/**/*.py"), *root.glob("launch/*")]
+    advised = {told for file in files for told in ADVISED.findall(file.read_text("utf-8"))}
+    assert {"mesh.fsdp=-1", "mesh.fsdp=8"} <= advised
+    values = read_config(str(root / "configs" / "toy" / "pretrain.py"))
+    for told in advised:
+        axis, size = told.removeprefix("mesh.").split("=")
+        assert resolved(values, [told])[1].mesh == MeshConfig(**{axis: int(size)})
+
+
+@pytest.mark.parametrize(
+    "change", ["remat=block", "flow_shift=3.0", "mesh.context=-1", "mesh.attention=ring"]
+)
+def test_what_a_vae_does_not_read_is_refused(change):
+    values = read_config(str(pathlib.Path(__file__).parents[2] / "configs" / "toy" / "vae.py"))
+    name = change.partition("=")[0]
+    with pytest.raises(UserError, match=f"vae has no transformer: leave out {name} "):
+        resolved(values, [change])
+    assert resolved(values, ["mesh.fsdp=-1"])[1].mesh == MeshConfig(fsdp=-1)
 
 
 def test_unknown_keys_of_a_config_file_are_refused(runs, tmp_path, capfd):

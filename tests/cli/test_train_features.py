@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import signal
 
@@ -19,7 +20,9 @@ from skyreels_jax.cli.recipes.base import recipe_for
 from skyreels_jax.cli.train import read_config
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.features.sets import read_features
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
+from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines.convert import FILE
 from skyreels_jax.pipelines.load import find
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
@@ -168,11 +171,11 @@ def test_batches_are_of_one_bucket_and_about_as_large(config):
     assert 4 <= sum(images) <= 20 and images != sorted(images)
     for batch in found:
         cond, null = batch["cond"], batch["null_cond"]
-        assert set(cond) == {"context", "context_weight"}
+        assert set(cond) == set(null) == {"context", "context_weight"}
         assert cond["context"].shape[1:] == (64, 32) and cond["context"].dtype.name == "bfloat16"
         np.testing.assert_array_equal(cond["context_weight"].sum(-1), 512)
-        weights = null["context_weight"][:, :3]
-        np.testing.assert_array_equal(weights, [[1, 511, 0]] * len(weights))
+        assert null["context"].shape == (1, 64, 32)  # once, not for every clip
+        np.testing.assert_array_equal(null["context_weight"][:, :3], [[1, 511, 0]])
     again = batches(config, 40)
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
@@ -180,7 +183,38 @@ def test_batches_are_of_one_bucket_and_about_as_large(config):
 def test_processes_share_every_batch(config):
     whole = batches(config, 12)
     halves = [batches(config, 12, rows=(index, 2)) for index in range(2)]
+    nulls = [[batch.pop("null_cond") for batch in found] for found in (whole, *halves)]
+    jax.tree.map(np.testing.assert_array_equal, nulls[0], nulls[1])
+    jax.tree.map(np.testing.assert_array_equal, nulls[0], nulls[2])
     jax.tree.map(lambda a, *b: np.testing.assert_array_equal(a, np.concatenate(b)), whole, *halves)
+
+
+def test_a_run_goes_on_in_its_own_order_alone(config, monkeypatch):
+    def opened(**mesh):
+        recipe, values = settings(config, mesh=MeshConfig(**mesh))
+        return iter(recipe.loader(values)(values.stages[0], 0, (0, 1)))
+
+    first = opened(fsdp=8)
+    next(first)
+    state = json.loads(json.dumps(first.get_state()))
+    again = opened(data=4, fsdp=-1)
+    again.set_state(state)
+    jax.tree.map(np.testing.assert_array_equal, next(first), next(again))
+    sizes = r"33x32x48: batches of 16 of \d+ clips \(\w+\) -> batches of 8 of"
+    with pytest.raises(UserError, match=f"{sizes}.*data x fsdp = 8 devices; or .* another --out"):
+        opened(fsdp=4, context=2).set_state(state)
+
+    def grown(folders):
+        sets = read_features(folders)
+        bucket, table = next(iter(sets.tables.items()))
+        tables = {bucket: dataclasses.replace(table, ids=(*table.ids[1:], "new"))}
+        return dataclasses.replace(sets, tables=sets.tables | tables)
+
+    monkeypatch.setattr(features, "read_features", grown)
+    with pytest.raises(UserError, match=r"1x32x48: .* -> .*goes on with the features as they were"):
+        opened(fsdp=8).set_state(state)
+    # Of a run from before orders were saved.
+    opened(fsdp=8).set_state(state["position"])
 
 
 def test_rates_are_told_and_chosen(config):
@@ -190,6 +224,8 @@ def test_rates_are_told_and_chosen(config):
     found = batches(config, 30, model=model)
     told = {int(fps) for batch in found for fps in batch["cond"]["fps"]}
     assert told == {16, 24}
+    for batch in found:
+        np.testing.assert_array_equal(batch["null_cond"]["fps"], batch["cond"]["fps"])
     data = dataclasses.replace(values.data, fps=24)
     only = batches(config, 30, model=model, data=data)
     assert {int(fps) for batch in only for fps in batch["cond"]["fps"]} == {24}
@@ -249,6 +285,7 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("data.features=", "stages have a resolution on data.features only"),
         ("model.text_encoder={}", "leave out model.text_encoder"),
         ("data.vae=x", "text_to_video with data.features reads data.features, images, fps"),
+        ("sample_every=5", "of text_to_video without lora, mesh and data.features"),
         ("data.images=2.0", "data.images is a share of the steps"),
         ("data.fps=30", "no clip has 30 frames a second"),
         ("data.balance={'attribute': 'shape'}", "'shape' does not exist; legal: subject_type"),

@@ -16,6 +16,18 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapters:
+    rank: int = 4
+    optimizer: Optimizer = Optimizer()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needy:
+    rank: int
+    alpha: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     steps: int
     optimizer: Optimizer = Optimizer()
@@ -23,6 +35,8 @@ class Train:
     seed: int | None = None
     sizes: tuple[int, ...] = ()
     out: str = ""
+    adapters: Adapters | None = None
+    needy: Needy | None = None
 
 
 def test_round_trip_is_exact_and_json_ready():
@@ -70,3 +84,18 @@ def test_override_by_dotted_path():
     ):
         with pytest.raises(UserError):
             override(config, path, text)
+
+
+def test_below_none_a_dataclass_is_made():
+    config = override(Train(steps=3), "adapters.rank", "8")
+    assert config.adapters == Adapters(rank=8)
+    assert override(config, "adapters.rank", "2").adapters.rank == 2
+    deep = override(Train(steps=3), "adapters.optimizer.warmup", "5")
+    assert deep.adapters == Adapters(optimizer=Optimizer(warmup=5))
+    for path, message in (
+        ("adapters.rnk", "did you mean 'rank'"),
+        ("needy.rank", "Needy needs alpha"),
+        ("seed.x", "it is a plain value"),
+    ):
+        with pytest.raises(UserError, match=message):
+            override(Train(steps=3), path, "8")

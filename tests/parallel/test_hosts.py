@@ -49,6 +49,22 @@ def test_sigterm_ends_a_process_that_has_joined(monkeypatch):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(
+    ("place", "told", "method"),
+    [("auto", {}, None), ("here:1", {"count": 2, "index": 1}, "deactivate")],
+)
+def test_named_hosts_ask_no_cluster(monkeypatch, place, told, method):
+    """jax would ask one for the devices: in a SLURM step, one for each process."""
+    asked = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **said: asked.append(said))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        hosts.join(place, **told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [said.get("cluster_detection_method") for said in asked] == [method]
+
+
 @pytest.mark.parametrize(("index", "order"), [(0, ["do", "wait"]), (1, ["wait", "do"])])
 def test_the_first_does_it_before_the_others(monkeypatch, index, order):
     done = []

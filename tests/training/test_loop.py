@@ -238,6 +238,22 @@ def test_a_run_may_be_lengthened_and_says_so(tmp_path, capfd):
     assert "going on from step 9 with stages.1.steps: 2 -> 5" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("step", "legal"), [(3, (3, 7)), (7, (7, 2)), (9, (7, 2))])
+def test_a_stage_may_be_shortened_to_what_was_taken_of_it(step, legal):
+    saved, one = to_dict(config(12)), step > 7  # stages of 7 and 5 steps
+    steps = list(legal)
+    resume.changes(saved, of_steps(*steps), step)
+    steps[one] -= 1
+    with pytest.raises(UserError, match=f"stages.{int(one)}.steps = {steps[one]}.*no fewer"):
+        resume.changes(saved, of_steps(*steps), step)
+
+
+def of_steps(*steps):
+    stages = config(12).stages
+    stages = [dataclasses.replace(stage, steps=n) for stage, n in zip(stages, steps, strict=True)]
+    return dataclasses.replace(config(12), stages=tuple(stages))
+
+
 def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,loss\n3,0.5\n6,0.2")

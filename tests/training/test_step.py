@@ -29,6 +29,8 @@ class Net(nnx.Module):
 def weighted(model, batch, key, *, frozen=None):
     """A loss with a weight per sample and, with "noise" in the batch, randomness."""
     x = batch["x"]
+    if "shift" in batch:
+        x = x + batch["shift"]
     if "noise" in batch:
         x = x + jax.random.normal(key, x.shape)
     error = jnp.mean(jnp.square(model(x).astype(jnp.float32)), axis=-1) * batch["weight"]
@@ -61,6 +63,16 @@ def test_accumulation_is_the_exact_weighted_mean():
         assert metrics.keys() == others.keys()
         for name in metrics:
             np.testing.assert_allclose(others[name], metrics[name], rtol=1e-5)
+
+
+def test_a_single_row_is_for_all_clips_of_all_micro_batches():
+    shift = np.array([[1.0, -2.0, 3.0]], np.float32)
+    found = []
+    for count, rows in ((1, 8), (4, 8), (1, 1), (4, 1)):
+        step, state = build(accumulate=count)
+        found.append(step(state, batch() | {"shift": np.repeat(shift, rows, axis=0)})[0])
+    for other in found[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found[0], other)
 
 
 def test_a_bins_mean_is_exact_over_micro_batches_that_may_have_none_of_it():

@@ -76,18 +76,22 @@ def abstract_batch(
     def rows(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((clips, *shape), dtype, sharding=over)
 
+    def one_for_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=placement.whole)
+
     cond = {
         "context": rows(jnp.bfloat16, TEXT, transformer.text_dim),
         "context_weight": rows(jnp.float32, TEXT),
     }
     if transformer.inject_sample_info:
         cond["fps"] = rows(jnp.int32)
+    texts = ("context", "context_weight")
     return {
         "latents": rows(jnp.float32, *bucket.latents, transformer.in_channels),
         "start": rows(jnp.int32),
         "given": rows(jnp.int32),
         "cond": cond,
-        "null_cond": dict(cond),
+        "null_cond": cond | {name: one_for_all(cond[name]) for name in texts},
     }
 
 

@@ -4,14 +4,16 @@ As SkyReels-V2 is trained: VAE and text encoder are frozen, so what they make is
 (`skyreels-jax data encode`), and training holds neither.
 """
 
+import math
 import pathlib
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data import buckets
-from skyreels_jax.data.features.batches import ToldClip, in_turns
-from skyreels_jax.data.features.draws import Draw, draws
+from skyreels_jax.data.features.batches import ToldClip, WithEmptyCaption, in_turns
+from skyreels_jax.data.features.draws import Draw, described, draws
 from skyreels_jax.data.features.sets import FeatureSets, read_features
+from skyreels_jax.data.in_order import InOrder
 from skyreels_jax.data.loader import batches
 from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
@@ -43,12 +45,9 @@ def loader(config: TrainConfig) -> Loader:
     encoders_here(sets.made)  # refuses stale ones; training needs no encoder
     drawn = [_drawn(config, stage, sets) for stage in config.stages]
     size = min(-(-(sets.tokens + 1) // TOKEN_BUCKET) * TOKEN_BUCKET, MAX_TOKENS)
-    told = ToldClip(
-        null=sets.null,
-        size=size,
-        max_length=MAX_TOKENS,
-        tells_fps=config.model.transformer.inject_sample_info,
-    )
+    lengths = {"size": size, "max_length": MAX_TOKENS}
+    told = ToldClip(tells_fps=config.model.transformer.inject_sample_info, **lengths)
+    with_empty = WithEmptyCaption(null=sets.null, **lengths)
 
     def open_stage(stage, index, rows):
         seed = config.seed + index
@@ -60,11 +59,14 @@ def loader(config: TrainConfig) -> Loader:
                 seed=seed + 1000 * number,  # else buckets would be alike shuffled
                 groups=draw.groups,
                 rows=rows,
-            )
+            ).map(with_empty)
             for number, draw in enumerate(drawn[index])
         ]
-        return in_turns(
-            datasets, [draw.share for draw in drawn[index]], steps=stage.steps, seed=seed
+        shares = [draw.share for draw in drawn[index]]
+        return InOrder(
+            batches=in_turns(datasets, shares, steps=stage.steps, seed=seed),
+            order={str(d.bucket): described(d, sets.tables[d.bucket]) for d in drawn[index]},
+            needs=f"the features as they were and data x fsdp = {_sharing(config)} devices",
         )
 
     return open_stage
@@ -95,11 +97,7 @@ def _drawn(config: TrainConfig, stage: StageConfig, sets: FeatureSets) -> list[D
         raise UserError(
             "data.images: an image is a single latent frame, and diffusion forcing needs several"
         )
-    multiple = config.accumulate
-    if config.mesh is not None:
-        mesh = make_mesh(config.mesh)
-        for axis in BATCH:
-            multiple *= mesh.shape[axis]
+    multiple = config.accumulate * _sharing(config)
 
     def count(bucket: buckets.Bucket) -> int:
         options = {"batch": stage.batch, "largest": among[-1], "multiple": multiple}
@@ -107,6 +105,14 @@ def _drawn(config: TrainConfig, stage: StageConfig, sets: FeatureSets) -> list[D
 
     data = config.data
     return draws(found, count, images=images, fps=data.fps, balance=data.balance)
+
+
+def _sharing(config: TrainConfig) -> int:
+    """Returns how many devices share the clips of a batch."""
+    if config.mesh is None:
+        return 1
+    mesh = make_mesh(config.mesh)
+    return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def _check_model(config: TrainConfig, sets: FeatureSets) -> None:

@@ -14,7 +14,9 @@ from skyreels_jax.checkpoint import restore_params
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
+from skyreels_jax.data.in_order import InOrder
 from skyreels_jax.data.loader import Source, pipeline
+from skyreels_jax.data.preferences.preferences_dataset_builder import described
 from skyreels_jax.data.preferences.records import SIDES, CutPair
 from skyreels_jax.data.preferences.subsets import without
 from skyreels_jax.models.reward.config import RewardConfig
@@ -66,9 +68,13 @@ class RewardRecipe:
                 raise UserError(f"a stage wants {stage.frames} of {have} frames")
             config.model.check(stage.frames or have, *size)
 
+        split = config.data.split
+        order = {folder: described(folder, split=split) for folder in folders(config)}
+
         def open_stage(stage, index, rows):
-            cut = CutPair(frames=stage.frames)
-            return pipeline(source, cut, batch=stage.batch, seed=config.seed + index, rows=rows)
+            cut, seed = CutPair(frames=stage.frames), config.seed + index
+            found = pipeline(source, cut, batch=stage.batch, seed=seed, rows=rows)
+            return InOrder(batches=found, order=order, needs="the sets of pairs as they were")
 
         return open_stage
 
@@ -97,7 +103,12 @@ def pairs(config: TrainConfig) -> Source:
     """Returns the pairs of a run; raises `UserError` where there are none."""
     if not config.data.pairs:
         raise UserError("data.pairs: name a set of pairs; `skyreels-jax data pairs` makes one")
-    return without(config.data.pairs.split(","), config.data.left_out, split=config.data.split)
+    return without(folders(config), config.data.left_out, split=config.data.split)
+
+
+def folders(config: TrainConfig) -> list[str]:
+    """Returns the sets of pairs of a run."""
+    return config.data.pairs.split(",")
 
 
 def score_statistics(config: TrainConfig, params: Params) -> tuple[float, float]:

@@ -14,13 +14,11 @@ from skyreels_jax.data.features.record import padded
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToldClip(grain.transforms.RandomMap):
     """Turns a clip of a feature set into a sample of a velocity objective: its latents, one of its
-    captions and the empty one, and its rate where the model is told rates.
+    captions, and its rate where the model is told rates.
 
-    null: states of the empty caption.  size: tokens that all texts are padded to; max_length: those
-    that the official pipelines pad to.
+    size: tokens that all texts are padded to; max_length: those that the official pipelines pad to.
     """
 
-    null: Float[np.ndarray, "S E"]
     size: int
     max_length: int
     tells_fps: bool
@@ -28,16 +26,28 @@ class ToldClip(grain.transforms.RandomMap):
     def random_map(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         states = element["context"][int(rng.integers(len(element["context"])))]
         told = {"fps": np.int32(element["fps"])} if self.tells_fps else {}
-        cond, null_cond = (
-            padded(rows, self.size, max_length=self.max_length) for rows in (states, self.null)
-        )
         return {
             "latents": element["latents"],
             "start": np.int32(0),
             "given": np.int32(0),
-            "cond": {**cond, **told},
-            "null_cond": {**null_cond, **told},
+            "cond": {**padded(states, self.size, max_length=self.max_length), **told},
         }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithEmptyCaption(grain.transforms.Map):
+    """Gives a batch of `ToldClip` the empty caption, a single row for all of its clips: for each
+    of them it would be most of what goes to the devices.
+    """
+
+    null: Float[np.ndarray, "S E"]
+    size: int
+    max_length: int
+
+    def map(self, batch: dict[str, Any]) -> dict[str, Any]:
+        text = padded(self.null, self.size, max_length=self.max_length)
+        null_cond = batch["cond"] | {name: rows[None] for name, rows in text.items()}
+        return {**batch, "null_cond": null_cond}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,6 +7,8 @@ Images and videos are drawn apart, in given shares of the steps.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -28,6 +30,16 @@ class Draw:
     share: float
     batch: int
     groups: Sequence[tuple[float, Int[np.ndarray, " _"]]]
+
+
+def described(draw: Draw, table: Table) -> str:
+    """Returns what the order of a bucket's batches hangs on beside a seed; clips, their order and
+    their weights as a hash.
+    """
+    clips = [(share, [table.ids[index] for index in indices]) for share, indices in draw.groups]
+    digest = hashlib.sha256(json.dumps(clips).encode()).hexdigest()[:12]
+    count = sum(len(indices) for _, indices in draw.groups)
+    return f"batches of {draw.batch} of {count} clips ({digest})"
 
 
 def draws(

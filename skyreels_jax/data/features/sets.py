@@ -24,10 +24,11 @@ UNSTATED = "none"  # the subject type of clips whose captions state none
 class Table:
     """All clips of a bucket: a source of `record.unpack`'s samples.
 
-    fps, subject_types: of each clip in order, known without reading it.
+    ids, fps, subject_types: of each clip in order, known without reading it.
     """
 
     files: tuple[str, ...]
+    ids: tuple[str, ...]
     fps: Int[np.ndarray, " N"]
     subject_types: tuple[str, ...]
 
@@ -89,6 +90,7 @@ def read_features(folders: Sequence[str | os.PathLike[str]]) -> FeatureSets:
 def _table(shards: Sequence[tuple[pathlib.Path, Shard]]) -> Table:
     return Table(
         files=tuple(str(path / shard.file) for path, shard in shards),
+        ids=tuple(id for _, shard in shards for id in shard.ids),
         fps=np.concatenate([np.array(shard.fps, int) for _, shard in shards]),
         subject_types=tuple(
             kind or UNSTATED for _, shard in shards for kind in shard.subject_types

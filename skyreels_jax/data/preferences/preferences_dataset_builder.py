@@ -113,6 +113,13 @@ def read_preferences(
     return builder.as_data_source(split=split, decoders=skip)
 
 
+def described(folder: str | os.PathLike[str], *, split: str = "train") -> str:
+    """Returns which records a prepared set holds, as far as it says without being read."""
+    info = _prepared(folder).info
+    said = info.splits[split]
+    return f"{said.num_examples} pairs of {info.full_name} ({int(said.num_bytes)} bytes)"
+
+
 def split_names(folder: str | os.PathLike[str]) -> list[str]:
     """Returns the splits of a prepared set; `UserError` for another folder."""
     return list(_prepared(folder).info.splits)

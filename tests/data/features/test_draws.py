@@ -1,11 +1,13 @@
 """How often clips are drawn: all alike, by rate, by subject type, images apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.buckets import Bucket
-from skyreels_jax.data.features.draws import draws
+from skyreels_jax.data.features.draws import described, draws
 from skyreels_jax.data.features.sets import Table
 from skyreels_jax.data.selection import Balance
 
@@ -20,7 +22,12 @@ WORLD = {
 
 def tables(*names):
     return {
-        bucket: Table(files=(), fps=np.array(WORLD[bucket][1]), subject_types=tuple(kinds))
+        bucket: Table(
+            files=(),
+            ids=tuple(f"{bucket}/{number}" for number in range(len(kinds))),
+            fps=np.array(WORLD[bucket][1]),
+            subject_types=tuple(kinds),
+        )
         for bucket, (kinds, _) in WORLD.items()
         if not names or bucket in names
     }
@@ -109,3 +116,17 @@ def test_a_share_of_0_leaves_clips_out():
 def test_what_cannot_be_drawn(there, options, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         draws(tables(*there), BATCH.get, **options)
+
+
+def test_what_the_order_hangs_on_is_described():
+    def told(tables, **options):
+        (only,) = draws(tables, BATCH.get, **options)
+        return described(only, tables[only.bucket])
+
+    short = tables(SHORT)
+    before = told(short)
+    assert before.startswith("batches of 4 of 8 clips (") and before == told(tables(SHORT))
+    swapped = dataclasses.replace(short[SHORT], ids=short[SHORT].ids[::-1])
+    balance = Balance(attribute="subject_type", shares={"Human": 0.25, "Animal": 0.75})
+    others = told({SHORT: swapped}), told(short, fps=16), told(short, balance=balance)
+    assert len({before, *others}) == 4
