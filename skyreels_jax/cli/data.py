@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
 def build(args: argparse.Namespace) -> int:
     """Renders the dataset."""
     from skyreels_jax.data.toy_film.toy_film_dataset_builder import toy_film
-    from skyreels_jax.pipelines.files import check_writable
 
+    from skyreels_jax.core.files import check_writable
     check_writable(args.data_dir)
     builder = toy_film(
         args.data_dir, num_clips=args.num_clips, num_frames=args.num_frames, seed=args.seed
@@ -127,8 +127,8 @@ def show(args: argparse.Namespace) -> int:
     from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene
+    from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import check_writable, replacing
 
     seeds = range(args.seed, args.seed + args.num)
     scenes = [sample_scene(seed, args.split) for seed in seeds]

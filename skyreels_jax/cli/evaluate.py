@@ -213,8 +213,8 @@ def write(report, args: argparse.Namespace) -> None:
     import imageio.v3 as iio
 
     from skyreels_jax.cli.side_by_side import SAMPLING
+    from skyreels_jax.core.files import replacing
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
     said = {name: value for name, value in vars(args).items() if name in (*SAMPLING, "seed")}
     said |= flags.given_options(args, flags.WINDOWS)

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads everything, then writes the page."""
+    from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.evals import report_plots
-    from skyreels_jax.pipelines.files import check_writable, replacing
 
     runs = [read_run(folder, args.evals) for folder in args.runs]
     if len({one.name for one in runs}) < len(runs):

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything, then scores and reports."""
     from tqdm import tqdm
 
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.preferences.preferences_dataset_builder import (
         read_preferences,
         split_names,
@@ -37,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
     from skyreels_jax.data.toy_film.world import SIZE, SPLITS
     from skyreels_jax.evals.suite import load_scenes
     from skyreels_jax.models.reward.load import load_reward
-    from skyreels_jax.pipelines.files import check_writable
 
     if args.pairs is None:
         raise UserError("--benchmark reward needs --pairs, which `skyreels-jax data pairs` makes")
@@ -177,16 +177,15 @@ def _write(
     from skyreels_jax.evals.reward import reliability
     from skyreels_jax.evals.reward_plots import plot_reward
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
+    from skyreels_jax.core.files import replacing, write_json
     top = pairs.probabilities.max(axis=1)
     calibration = {
         "decisive": reliability(pairs.confidence(), pairs.right()),
         "three": reliability(top, pairs.likeliest_right()),
     }
-    with replacing(args.outdir / "reward.json") as path:
-        whole = {**said, "calibration": calibration, "records": records}
-        path.write_text(json.dumps(whole, indent=1) + "\n")
+    whole = {**said, "calibration": calibration, "records": records}
+    write_json(args.outdir / "reward.json", whole)
     with replacing(args.outdir / "reward.png") as path:
         plot_reward(path, pairs, strengths, said["left_out"], title=title)
     worst = np.argsort([_margin(row) for row in records])[: args.rows // 2]

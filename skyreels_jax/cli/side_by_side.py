@@ -39,7 +39,8 @@ def ask(args: argparse.Namespace, scenes: "Sequence[Scene]") -> list[Asked]:
     """
     from skyreels_jax.data.toy_film.captions import sentence
     from skyreels_jax.evals.judge import check_size
-    from skyreels_jax.pipelines import files, load, validate
+    from skyreels_jax.core import files
+    from skyreels_jax.pipelines import load, validate
 
     if args.rows < 1:
         raise UserError(f"--rows must be 1 or more, got {args.rows}")
@@ -121,17 +122,16 @@ def write(
     import imageio.v3 as iio
 
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
     asked, endings = asked[: len(reports)], [".json", ".png", "_sheet.png"]
     if plot is None:
         endings.remove(".png")
     paths = [args.outdir / f"{args.benchmark}{ending}" for ending in endings]
     films = {one.name: found.records() for one, found in zip(asked, reports, strict=True)}
-    with replacing(paths[0]) as path:
-        path.write_text(json.dumps({**said, "films": films}, indent=1) + "\n")
+    write_json(paths[0], {**said, "films": films})
     if plot is not None:
         with replacing(paths[1]) as path:
+    from skyreels_jax.core.files import replacing, write_json
             plot(path)
     shown = [
         (one.name, sample)
