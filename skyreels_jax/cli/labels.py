@@ -52,7 +52,7 @@ def import_labels(args: argparse.Namespace) -> int:
         if not found.labels.keys().isdisjoint(ids[split])
     }
     name = f"{source.stem if source.is_file() else source.parent.name}-labelled"
-    name = pair_sets.called(name, dict(found.labels))
+    name = pair_sets.called(name, [pair_sets.identity(source), dict(found.labels)])
     pair_sets.write(args.data_dir, name, made, shape=pair_sets.shape(splits))
     return 0
 

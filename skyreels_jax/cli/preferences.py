@@ -186,7 +186,7 @@ def import_pairs(args: argparse.Namespace) -> int:
 
     limits = Limits(text_alignment=args.alignment_gap, visual_quality=args.quality_gap)
     path, dropped = labels.needed(args, "pairs"), collections.Counter()
-    name = pair_sets.called(path.stem, [pair_sets.content(path), to_dict(limits)])
+    name = pair_sets.called(path.stem, [pair_sets.identity(path), to_dict(limits)])
     (read,) = pair_sets.read_file(path).values()
     check_writable(args.data_dir)
     splits = {"train": lambda: comparable(read(), limits, dropped=dropped)}

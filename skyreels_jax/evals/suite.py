@@ -174,7 +174,7 @@ def load_scenes(prompts: str, num: int | None = None, *, seed: int = 0) -> list[
         splits = ", ".join(SPLITS)
         raise UserError(f"no prompts {prompts!r}: give a .jsonl file or one of {splits}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # json may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {prompts}: {error}") from None
     scenes = []

@@ -119,6 +119,11 @@ def split_names(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def to_preference(record: Mapping[str, Any]) -> Preference:
+def full_name(folder: str | os.PathLike[str]) -> str:
+    """Returns by which name a set was prepared; `UserError` for another folder."""
+    return _prepared(folder).info.full_name
+
+
     """Returns a record of `read_preferences` as it was written."""
     return Preference(
         **{name: record[name].decode() for name in ("id", "source", "prompt")},
