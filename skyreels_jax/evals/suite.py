@@ -7,6 +7,7 @@ nearest law of motion).
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -153,6 +154,30 @@ def evaluate(
         samples.append(Sample(scene=scene, prompt=prompt, seed=one, frames=frames, verdict=verdict))
         if progress is not None:
             progress(samples[-1])
+    return Report(samples=tuple(samples))
+
+
+def read_report(
+    records: Sequence[dict[str, Any]],
+    scenes: Sequence[Scene],
+    frames: Sequence[UInt8[np.ndarray, "T H W 3"]],
+) -> Report:
+    """Returns the report of films of `scenes`, round after round, whose `records` these are.
+
+    frames: of the first films; of the others the verdict alone is known.
+    """
+    samples = []
+    for number, row in enumerate(records):
+        verdict = {name: math.nan if v is None else v for name, v in row["verdict"].items()}
+        samples.append(
+            Sample(
+                scene=scenes[number % len(scenes)],
+                prompt=row["prompt"],
+                seed=row["seed"],
+                frames=frames[number] if number < len(frames) else frames[0][:0],
+                verdict=Verdict(**verdict),
+            )
+        )
     return Report(samples=tuple(samples))
 
 
