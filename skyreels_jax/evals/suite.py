@@ -160,7 +160,7 @@ def evaluate(
 def read_report(
     records: Sequence[dict[str, Any]],
     scenes: Sequence[Scene],
-    frames: Sequence[UInt8[np.ndarray, "T H W 3"]],
+    frames: UInt8[np.ndarray, "M T H W 3"],
 ) -> Report:
     """Returns the report of films of `scenes`, round after round, whose `records` these are.
 

@@ -86,7 +86,7 @@ def test_collectives_of_a_program_with_a_loop():
     [
         ("replica_groups={{0,1,2,3},{4,5,6,7}}", ("tensor", "context")),
         ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("fsdp",)),
-        ("replica_groups=[4,2]<=[4,2]T(1,0)", ("fsdp", "tensor")),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", ("fsdp", "tensor")),
         ("replica_groups=[4,2]<=[2,2,2]T(1,2,0)", ("fsdp",)),
         ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'c','a'}", ("fsdp", "context")),
         ("replica_groups={}", ("fsdp", "tensor", "context")),

@@ -78,7 +78,7 @@ def estimate(
         times[behind] += one.seconds(chip.link)
     exposed = times[False] + max(times[True] - compute, 0.0)
     seconds = compute + exposed
-    needed = (3 if train else 1) * forward
+    needed = (3.0 if train else 1.0) * forward
     return Estimate(
         products=products,
         attention=attending,
