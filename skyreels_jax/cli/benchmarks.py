@@ -214,7 +214,7 @@ def _stories(args: argparse.Namespace) -> "list[tuple[Scene, ...]]":
 
 def _started(args: argparse.Namespace, frames: int):
     """Returns the bar of work that can be written when it is done."""
-    from skyreels_jax.pipelines.files import check_writable
+    from skyreels_jax.core.files import check_writable
 
     if args.rows < 1:
         raise UserError(f"--rows must be 1 or more, got {args.rows}")
@@ -257,8 +257,8 @@ def _write(
     """Writes BENCHMARK.json, .png and _sheet.png into --outdir and prints the summary."""
     import imageio.v3 as iio
 
+    from skyreels_jax.core.files import replacing, write_json
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
     name, first = args.benchmark, asked[0]
     settings = {
@@ -273,8 +273,7 @@ def _write(
     }
     said = {"benchmark": name, "prompts": args.prompts, "seed": args.seed, "windows": args.windows}
     said |= {"settings": settings} | (more or {})
-    with replacing(args.outdir / f"{name}.json") as path:
-        path.write_text(json.dumps({**said, "films": records}, indent=1) + "\n")
+    write_json(args.outdir / f"{name}.json", {**said, "films": records})
     with replacing(args.outdir / f"{name}.png") as path:
         named = pathlib.Path(args.prompts).name.replace("_", "-")
         about = {"seconds": first.seconds, "num": len(first.films), "prompts": named}

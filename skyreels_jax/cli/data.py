@@ -45,6 +45,7 @@ ACTIONS = {
     **preferences.ACTIONS,
 }
 LEAST = {"seed": 0, "num": 1, "num_frames": 5, "num_clips": 1}
+TOLD_LATER = ("build", "encode")  # what they make says itself which num_frames are legal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in reads}
     values = {name: reads[name] if value is None else value for name, value in given.items()}
     for name, least in LEAST.items():
-        if values.get(name, least) < least and (args.action, name) != ("build", "num_frames"):
+        if name == "num_frames" and args.action in TOLD_LATER:
+            continue
+        if values.get(name, least) < least:
             raise UserError(f"--{name} must be {least} or more, got {values[name]}")
     args = argparse.Namespace(**values, action=args.action)
     own = {"build": build, "show": show, "judge": judge}
@@ -106,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace) -> int:
     """Renders the dataset."""
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.toy_film.toy_film_dataset_builder import toy_film
-    from skyreels_jax.pipelines.files import check_writable
 
     check_writable(args.data_dir)
     builder = toy_film(
@@ -124,11 +127,11 @@ def show(args: argparse.Namespace) -> int:
     """Writes OUTDIR/toy_film_SPLIT.png."""
     import imageio.v3 as iio
 
+    from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.data.toy_film.captions import sentences
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import check_writable, replacing
 
     seeds = range(args.seed, args.seed + args.num)
     scenes = [sample_scene(seed, args.split) for seed in seeds]

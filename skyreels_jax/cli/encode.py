@@ -59,6 +59,7 @@ def encode(args: argparse.Namespace) -> int:
     """Writes what is missing of a part of a feature set; returns 130 when it was stopped."""
     from tqdm import tqdm
 
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.buckets import buckets
     from skyreels_jax.data.features.manifest import Made
     from skyreels_jax.data.features.writer import PartWriter
@@ -66,7 +67,6 @@ def encode(args: argparse.Namespace) -> int:
     from skyreels_jax.data.video_folder.clips import plan
     from skyreels_jax.pipelines.cache import enable_compilation_cache
     from skyreels_jax.pipelines.encoders import open_encoders
-    from skyreels_jax.pipelines.files import check_writable
 
     for name in ("videos", "model"):
         if getattr(args, name) is None:

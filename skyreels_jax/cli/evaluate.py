@@ -10,6 +10,8 @@ Two judge single films as well, of one or more settings beside each other:
              what changed it
   motion     several --seeds of each caption: errors of motion, and the other axes, with what every
              setting changes of the first
+Their settings are kept in OUTDIR/settings: with the same --outdir and options, the command goes on
+where it was stopped, and makes of more settings only those that are new.
 One judges a reward model (--model), not films:
   reward     --pairs it never saw: accuracy, calibration, ROC; scores by strength of distortion;
              --left_out models on the kind they were not shown; agreement on --films with the judge
@@ -41,10 +43,14 @@ examples:
 
 import argparse
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from skyreels_jax.cli import flags, settings
+from skyreels_jax.cli import flags
 from skyreels_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from skyreels_jax.cli.side_by_side import Asked
+    from skyreels_jax.evals.suite import Report
 
 NAME = "evaluate"
 HELP = "judge a model's films against their captions, or a reward model"
@@ -111,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--resolution", metavar="SIZE", help="HEIGHTxWIDTH, a multiple of 64x64")
     how.add_argument("--num_frames", type=int, metavar="N", help="of clips, 4k + 1")
-    settings.add_sampling(how)
+    flags.add_steps(how)
     how.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
     flags.add_windows(parser)
     where = parser.add_argument_group("where")
@@ -202,25 +208,22 @@ def clips(args: argparse.Namespace) -> int:
     scenes = load_scenes(args.prompts, args.num, seed=args.seed)
     asked = side_by_side.ask(args, scenes)
     ((report,),) = side_by_side.judged(args, asked, scenes)
-    write(report, args)
+    write(report, asked[0], args)
     return 0
 
 
-def write(report, args: argparse.Namespace) -> None:
+def write(report: "Report", one: "Asked", args: argparse.Namespace) -> None:
     """Writes results.json and sheet.png into --outdir and prints the summary."""
     import json
 
     import imageio.v3 as iio
 
-    from skyreels_jax.cli.side_by_side import SAMPLING
+    from skyreels_jax.cli.side_by_side import told
+    from skyreels_jax.core.files import replacing, write_json
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
-    said = {name: value for name, value in vars(args).items() if name in (*SAMPLING, "seed")}
-    said |= flags.given_options(args, flags.WINDOWS)
-    head = {"model": args.model, "prompts": args.prompts, **said, **report.summary()}
-    with replacing(args.outdir / "results.json") as path:
-        path.write_text(json.dumps({**head, "films": report.records()}, indent=1) + "\n")
+    head = {"prompts": args.prompts, "seed": args.seed, **told(one, report.summary())}
+    write_json(args.outdir / "results.json", {**head, "films": report.records()})
     shown = report.samples[: args.rows]
     image = contact_sheet([s.frames for s in shown], [s.prompt for s in shown])
     with replacing(args.outdir / "sheet.png") as path:

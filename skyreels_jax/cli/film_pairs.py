@@ -27,6 +27,7 @@ def film_pairs(args: argparse.Namespace) -> int:
     from skyreels_jax.cli import pair_sets
     from skyreels_jax.cli.recipes.own_films import Order
     from skyreels_jax.core.config import to_dict
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.preferences.judged import Told, Verdicts, judged_pairs
     from skyreels_jax.data.preferences.records import Limits, comparable
     from skyreels_jax.data.preferences.told_store import kept
@@ -37,7 +38,6 @@ def film_pairs(args: argparse.Namespace) -> int:
     from skyreels_jax.evals.judge import check_size
     from skyreels_jax.evals.stills import stills_score
     from skyreels_jax.pipelines import load
-    from skyreels_jax.pipelines.files import check_writable
 
     if args.per_clip < 2:
         raise UserError(f"--per_clip must be 2 or more, to compare films, got {args.per_clip}")

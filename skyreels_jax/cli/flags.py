@@ -5,8 +5,9 @@ import pathlib
 from typing import Any
 
 # Flags that are options of `VideoModel.generate`, under the same names.
+STEPS = ("inference_steps", "guidance_scale", "shift")
 SAMPLING = (
-    *("negative_prompt", "num_frames", "inference_steps", "guidance_scale", "shift", "fps"),
+    *("negative_prompt", "num_frames", *STEPS, "fps"),
     *("seed", "dtype", "lora", "teacache", "teacache_thresh", "use_ret_steps", "force_teacache"),
 )
 GIVEN = ("image", "end_image", "video_path")
@@ -48,11 +49,11 @@ def add_sampling(group: Any) -> None:
         help='"tiny" (default, shipped), a diffusers, official or checkpoint folder, or a hub id',
     )
     group.add_argument("--negative_prompt", metavar="TEXT", help="what to keep away from")
-    group.add_argument("--resolution", metavar="SIZE", help="540P, 720P or HEIGHTxWIDTH")
+    group.add_argument(
+        "--resolution", metavar="SIZE", help="256P, 360P, 540P, 720P or HEIGHTxWIDTH"
+    )
     group.add_argument("--num_frames", type=int, metavar="N", help="4k + 1")
-    group.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
-    group.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
-    group.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
+    add_steps(group)
     group.add_argument("--fps", type=float, metavar="X", help="frames per second")
     group.add_argument("--seed", type=int, metavar="N", help="of the initial noise (default 0)")
     group.add_argument("--dtype", metavar="TYPE", help="float32 or bfloat16 (default by device)")
@@ -78,6 +79,13 @@ def add_sampling(group: Any) -> None:
         action=onoff,
         help="for diffusion forcing too, where --teacache is refused",
     )
+
+
+def add_steps(group: Any) -> None:
+    """Adds the flags of `STEPS`."""
+    group.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
+    group.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
+    group.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes and saves the films one batch at a time."""
-    from skyreels_jax.pipelines import files, film, load, prompts
+    from skyreels_jax.core import files
+    from skyreels_jax.pipelines import film, load, prompts
 
     model_id, options, fingerprint, given = gather(args)
     source = load.find(model_id)
@@ -134,8 +135,8 @@ def write_sheet(path: pathlib.Path, films: list, captions: list[str]) -> None:
     """Writes a contact sheet: a film a row, its prompt under it."""
     import imageio.v3 as iio
 
+    from skyreels_jax.core.files import replacing
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
     with replacing(path) as temporary:
         iio.imwrite(temporary, contact_sheet(films, captions), extension=".png")

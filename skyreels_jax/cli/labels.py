@@ -11,8 +11,8 @@ from skyreels_jax.core.errors import UserError
 def label_sheet(args: argparse.Namespace) -> int:
     """Writes OUTDIR/label_sheet.html."""
     from skyreels_jax.cli import pair_sets
+    from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.data.preferences.label_sheet import label_sheet as page_of
-    from skyreels_jax.pipelines.files import check_writable, replacing
 
     splits = pair_sets.read(needed(args, "pairs"))
     if args.split not in splits:
@@ -30,8 +30,8 @@ def label_sheet(args: argparse.Namespace) -> int:
 def import_labels(args: argparse.Namespace) -> int:
     """Prints what people say, and writes the pairs that are kept with their labels."""
     from skyreels_jax.cli import pair_sets
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.preferences import labels
-    from skyreels_jax.pipelines.files import check_writable
 
     rules = labels.LabelRules(min_annotators=args.min_annotators, discard_share=args.discard_share)
     said, source = labels.read_judgements(needed(args, "labels")), needed(args, "pairs")
@@ -52,7 +52,7 @@ def import_labels(args: argparse.Namespace) -> int:
         if not found.labels.keys().isdisjoint(ids[split])
     }
     name = f"{source.stem if source.is_file() else source.parent.name}-labelled"
-    name = pair_sets.called(name, dict(found.labels))
+    name = pair_sets.called(name, [pair_sets.identity(source), dict(found.labels)])
     pair_sets.write(args.data_dir, name, made, shape=pair_sets.shape(splits))
     return 0
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
             for one, report in zip(asked, reports, strict=False)
         ]
         settings = {
-            one.name: {"model": one.source.model_id, "options": one.options, **motion.summary()}
+            one.name: side_by_side.told(one, motion.summary())
             for one, motion in zip(asked, found, strict=False)
         }
         against = {one.name: verdict(found[0], one) for one in found[1:]}

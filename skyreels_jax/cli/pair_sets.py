@@ -65,12 +65,24 @@ def read_clip(path: pathlib.Path) -> np.ndarray:
     return np.stack(list(read_video(path).open()))
 
 
-def content(path: pathlib.Path) -> str:
-    """Returns a hash of a file; `UserError` where there is none."""
+def identity(path: pathlib.Path) -> list[Any]:
+    """Returns what tells the pairs that `read` reads from others: of a .jsonl file its text and
+    which clips lie there under the names in it; of a dataset its name, which hangs on its contents.
+    """
+    from skyreels_jax.data.preferences import pair_files, preferences_dataset_builder
+
+    if path.suffix != ".jsonl":
+        return [preferences_dataset_builder.full_name(path)]
+    clips = [_told(clip) for clip in pair_files.clip_files(path)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest(), clips]
+
+
+def _told(clip: pathlib.Path) -> list[Any] | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+        found = clip.stat()
+    except OSError:
+        return None  # whoever reads it will say so
+    return [found.st_size, found.st_mtime_ns]
 
 
 def shape(splits: Splits) -> tuple[int, int, int]:

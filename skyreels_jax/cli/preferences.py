@@ -116,13 +116,13 @@ def twins(args: argparse.Namespace) -> int:
     import imageio.v3 as iio
 
     from skyreels_jax.cli import pair_sets
+    from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.data.preferences.distortions import DISTORTIONS, distort
     from skyreels_jax.data.preferences.twins import MODEL_KINDS, TwinsConfig
     from skyreels_jax.data.toy_film.captions import sentence
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import check_writable, replacing
 
     config = TwinsConfig(kinds=args.kinds or tuple(DISTORTIONS), strengths=args.strengths)
     scene = sample_scene(args.seed, args.split)
@@ -151,11 +151,11 @@ def pairs(args: argparse.Namespace) -> int:
     """Writes a dataset of preferences: ToyFilm's clips and their twins."""
     from skyreels_jax.cli import pair_sets
     from skyreels_jax.core.config import to_dict
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.preferences.distortions import DISTORTIONS
     from skyreels_jax.data.preferences.records import Limits
     from skyreels_jax.data.preferences.twins import TwinsConfig
     from skyreels_jax.data.toy_film.world import SIZE
-    from skyreels_jax.pipelines.files import check_writable
 
     config = TwinsConfig(
         kinds=args.kinds or tuple(DISTORTIONS),
@@ -181,12 +181,12 @@ def import_pairs(args: argparse.Namespace) -> int:
     """Writes a dataset of preferences: the pairs of a file."""
     from skyreels_jax.cli import pair_sets
     from skyreels_jax.core.config import to_dict
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.preferences.records import Limits, comparable
-    from skyreels_jax.pipelines.files import check_writable
 
     limits = Limits(text_alignment=args.alignment_gap, visual_quality=args.quality_gap)
     path, dropped = labels.needed(args, "pairs"), collections.Counter()
-    name = pair_sets.called(path.stem, [pair_sets.content(path), to_dict(limits)])
+    name = pair_sets.called(path.stem, [pair_sets.identity(path), to_dict(limits)])
     (read,) = pair_sets.read_file(path).values()
     check_writable(args.data_dir)
     splits = {"train": lambda: comparable(read(), limits, dropped=dropped)}

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads everything, then writes the page."""
+    from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.evals import report_plots
-    from skyreels_jax.pipelines.files import check_writable, replacing
 
     runs = [read_run(folder, args.evals) for folder in args.runs]
     if len({one.name for one in runs}) < len(runs):
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             report_plots.plot_scores(path, scores)
     for one in runs:
         if one.sheet is not None:
-            shutil.copyfile(one.sheet, args.outdir / f"{one.name}.png")
+            shutil.copyfile(one.sheet, args.outdir / f"{one.name}_sheet.png")
     with replacing(args.outdir / "report.md") as path:
         path.write_text(page(runs))
     print(args.outdir / "report.md")
@@ -121,5 +121,5 @@ def page(runs: list[Run]) -> str:
         lines += ["", "![The judge's scores after each run](scores.png)"]
     for one in runs:
         if one.sheet is not None:
-            lines += ["", f"## {one.name}", "", f"![Films of {one.name}]({one.name}.png)"]
+            lines += ["", f"## {one.name}", "", f"![Films of {one.name}]({one.name}_sheet.png)"]
     return "\n".join(lines) + "\n"

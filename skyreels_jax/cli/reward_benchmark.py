@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyreels_jax.cli import flags
-from skyreels_jax.cli.reward_scores import STRENGTHS, Progress, by_strength, on_films, scored
+from skyreels_jax.cli.reward_scores import STRENGTHS, by_strength, on_films, scored
 from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
-    from skyreels_jax.data.loader import Source
+    from skyreels_jax.data.loader import Part, Source
     from skyreels_jax.data.toy_film.world import Scene
     from skyreels_jax.evals.reward import ScoredPairs, Strengths
     from skyreels_jax.models.reward.load import LoadedReward
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything, then scores and reports."""
     from tqdm import tqdm
 
+    from skyreels_jax.core.files import check_writable
     from skyreels_jax.data.preferences.preferences_dataset_builder import (
         read_preferences,
         split_names,
@@ -37,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
     from skyreels_jax.data.toy_film.world import SIZE, SPLITS
     from skyreels_jax.evals.suite import load_scenes
     from skyreels_jax.models.reward.load import load_reward
-    from skyreels_jax.pipelines.files import check_writable
 
     if args.pairs is None:
         raise UserError("--benchmark reward needs --pairs, which `skyreels-jax data pairs` makes")
@@ -51,16 +51,20 @@ def run(args: argparse.Namespace) -> int:
     model = load_reward(args.model)
     frames, height, width = source[0]["chosen"].shape[:3]
     others = _others(args.left_out)
+    unseen = _unseen(others, read_preferences(args.pairs, split=split, pixels=False), source)
     for one in (model, *others.values()):
         one.card.network.check(frames, height, width)
     model.card.network.check(frames, SIZE, SIZE)  # the clips of scenes
     moving = [scene for scene in scenes if scene.moves]  # what a reward can judge without a caption
     asked = _asked(args, moving, model)
     check_writable(args.outdir)
-    total = _count(source, others, scenes, asked)
+    total = _count(source, unseen, scenes, asked)
     with tqdm(total=total, unit="film", disable=None, leave=False) as bar:
         pairs, records = scored(model, source, bar.update)
-        left_out = _left_out(others, source, pairs.kinds, bar.update)
+        left_out = {
+            kind: {"model": place, **scored(others[place], part, bar.update)[0].summary()}
+            for kind, (place, part) in unseen.items()
+        }
         strengths = by_strength(model, scenes, frames, args.seed, bar.update)
         films = None if asked is None else on_films(asked, model, moving, bar.update)
     kinds = sorted(set(pairs.kinds))
@@ -95,24 +99,26 @@ def _others(folder: pathlib.Path | None) -> "dict[str, LoadedReward]":
     return found
 
 
-def _left_out(
-    others: "Mapping[str, LoadedReward]",
-    source: "Source",
-    kinds: Sequence[str],
-    progress: Progress,
-) -> dict[str, dict[str, Any]]:
-    """Returns, for each kind that a model was not trained on, how well it does on it."""
+def _unseen(
+    others: "Mapping[str, LoadedReward]", records: "Source", source: "Source"
+) -> "dict[str, tuple[str, Part]]":
+    """Returns, for each kind that a model was not trained on, where that is, and the pairs of
+    `source` of this kind. records: those of `source`, without pixels.
+    """
     from skyreels_jax.data.loader import Part
 
-    found: dict[str, dict[str, Any]] = {}
+    if not others:
+        return {}
+    kinds = np.array([records[i]["source"].decode() for i in range(len(records))])
+    found: dict[str, tuple[str, Part]] = {}
     for place, model in others.items():
         for kind in model.card.left_out:
             if kind in found:
-                raise UserError(f"--left_out: {found[kind]['model']} and {place} both lack {kind}")
-            part = Part(source=source, indices=np.flatnonzero(np.array(kinds) == kind))
+                raise UserError(f"--left_out: {found[kind][0]} and {place} both lack {kind}")
+            part = Part(source=source, indices=np.flatnonzero(kinds == kind))
             if not len(part):
                 raise UserError(f"--left_out: {place} lacks {kind}; no pair of --pairs is of it")
-            found[kind] = {"model": place, **scored(model, part, progress)[0].summary()}
+            found[kind] = (place, part)
     return found
 
 
@@ -150,14 +156,14 @@ def _asked(
     return source, request
 
 
-def _count(source, others, scenes, asked) -> int:
-    """Returns how many films will be scored, about."""
+def _count(source, unseen, scenes, asked) -> int:
+    """Returns how many films will be scored."""
     from skyreels_jax.data.preferences.distortions import DISTORTIONS
 
     twins = len(scenes) * (len(DISTORTIONS) * (len(STRENGTHS) - 1) + 1)
-    kinds = sum(len(model.card.left_out) for model in others.values())
+    again = sum(len(part) for _, part in unseen.values())
     made = 0 if asked is None else len(asked[1].prompts)
-    return 2 * len(source) + 2 * kinds * len(source) // len(DISTORTIONS) + twins + made
+    return 2 * len(source) + 2 * again + twins + made
 
 
 def _write(
@@ -173,20 +179,19 @@ def _write(
     """Writes reward.json, reward.png and reward_sheet.png into --outdir and prints the summary."""
     import imageio.v3 as iio
 
+    from skyreels_jax.core.files import replacing, write_json
     from skyreels_jax.data.preferences.records import SIDES
     from skyreels_jax.evals.reward import reliability
     from skyreels_jax.evals.reward_plots import plot_reward
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
     top = pairs.probabilities.max(axis=1)
     calibration = {
         "decisive": reliability(pairs.confidence(), pairs.right()),
         "three": reliability(top, pairs.likeliest_right()),
     }
-    with replacing(args.outdir / "reward.json") as path:
-        whole = {**said, "calibration": calibration, "records": records}
-        path.write_text(json.dumps(whole, indent=1) + "\n")
+    whole = {**said, "calibration": calibration, "records": records}
+    write_json(args.outdir / "reward.json", whole)
     with replacing(args.outdir / "reward.png") as path:
         plot_reward(path, pairs, strengths, said["left_out"], title=title)
     worst = np.argsort([_margin(row) for row in records])[: args.rows // 2]

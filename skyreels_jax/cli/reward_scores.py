@@ -24,7 +24,8 @@ def scored(
     """Returns all pairs of `source`, scored, and what is said of each of them."""
     import jax.numpy as jnp
 
-    from skyreels_jax.data.preferences.records import LABELS, SIDES
+    from skyreels_jax.core.labels import LABELS
+    from skyreels_jax.data.preferences.records import SIDES
     from skyreels_jax.evals.reward import ScoredPairs
     from skyreels_jax.models.reward.load import BATCH
     from skyreels_jax.objectives.reward import log_probabilities

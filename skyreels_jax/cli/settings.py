@@ -10,7 +10,6 @@ from skyreels_jax.cli import flags
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 
-SAMPLING = ("inference_steps", "guidance_scale", "shift")
 EXAMPLE = "pixels: carry=pixels addnoise_condition=20"
 
 
@@ -56,17 +55,10 @@ def _setting(text: str) -> Setting:
     return Setting(name=name, options=options)
 
 
-def add_sampling(group: Any) -> None:
-    """Adds the flags of `SAMPLING`."""
-    group.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
-    group.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
-    group.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
-
-
 def _parser() -> argparse.ArgumentParser:
     """Returns a parser of the flags that a setting may have a value of its own for."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--model")
-    add_sampling(parser)
+    flags.add_steps(parser)
     flags.add_windows(parser)
     return parser

@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from skyreels_jax.cli import flags
+from skyreels_jax.cli import flags, kept_reports
 from skyreels_jax.cli import settings as setting_flags
 from skyreels_jax.core.errors import UserError
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from skyreels_jax.data.toy_film.world import Scene
     from skyreels_jax.evals.suite import Report, Sample
     from skyreels_jax.pipelines.source import ModelSource
+    from skyreels_jax.pipelines.validate import Request
 
 # Flags that are options of `VideoModel.generate`, under the same names.
-SAMPLING = ("num_frames", *setting_flags.SAMPLING, "dtype", "batch_size")
+SAMPLING = ("num_frames", *flags.STEPS, "dtype", "batch_size")
 OPTIONS = (*SAMPLING, *flags.WINDOWS)
 BATCH = 16
 
@@ -28,7 +30,7 @@ class Asked:
 
     name: str
     source: "ModelSource"
-    dtype: str
+    request: "Request"
     options: dict[str, Any]
 
 
@@ -37,9 +39,10 @@ def ask(args: argparse.Namespace, scenes: "Sequence[Scene]") -> list[Asked]:
 
     Raises `UserError` for what cannot be made, judged or written; no weights are read.
     """
+    from skyreels_jax.core import files
     from skyreels_jax.data.toy_film.captions import sentence
     from skyreels_jax.evals.judge import check_size
-    from skyreels_jax.pipelines import files, load, validate
+    from skyreels_jax.pipelines import load, validate
 
     if args.rows < 1:
         raise UserError(f"--rows must be 1 or more, got {args.rows}")
@@ -60,8 +63,7 @@ def ask(args: argparse.Namespace, scenes: "Sequence[Scene]") -> list[Asked]:
         except UserError as error:
             said = f"setting {setting.name!r}: " if args.setting else ""
             raise UserError(f"{said}{error}") from None
-        dtype = request.dtype
-        asked.append(Asked(name=setting.name, source=source, dtype=dtype, options=options))
+        asked.append(Asked(name=setting.name, source=source, request=request, options=options))
     files.check_writable(args.outdir)
     return asked
 
@@ -76,6 +78,8 @@ def judged(
     """Makes and judges `rounds` films of each scene in every setting, one model in memory at a
     time; keeps the frames of those that `write` shows. Yields the reports so far when a setting is
     done, so that they can be written: an interruption takes only what is behind them.
+
+    With --setting each is kept in OUTDIR/settings, and not made again when it is asked for again.
     """
     from tqdm import tqdm
 
@@ -84,7 +88,16 @@ def judged(
         reports: list[Report] = []
         for one in asked:
             bar.set_description(one.name)
-            reports.append(_report(args, one, scenes, rounds, lambda _: bar.update()))
+            path = kept_reports.place(args, one, scenes, rounds) if args.setting else None
+            report = None if path is None else kept_reports.read(path, scenes)
+            if report is not None:
+                print(f"{one.name}: made before, read from {path}", file=sys.stderr)
+                bar.update(len(report.samples))
+            else:
+                report = _report(args, one, scenes, rounds, lambda _: bar.update())
+                if path is not None:
+                    kept_reports.write(path, report)
+            reports.append(report)
             yield reports
 
 
@@ -97,7 +110,7 @@ def _report(
 ) -> "Report":
     from skyreels_jax.evals.suite import evaluate
 
-    model = one.source.load(dtype=one.dtype)
+    model = one.source.load(dtype=one.request.dtype)
 
     def films(prompts, seeds):
         request = one.source.request(prompt=prompts, seed=seeds, **one.options)
@@ -120,16 +133,15 @@ def write(
     """
     import imageio.v3 as iio
 
+    from skyreels_jax.core.files import replacing, write_json
     from skyreels_jax.evals.sheet import contact_sheet
-    from skyreels_jax.pipelines.files import replacing
 
     asked, endings = asked[: len(reports)], [".json", ".png", "_sheet.png"]
     if plot is None:
         endings.remove(".png")
     paths = [args.outdir / f"{args.benchmark}{ending}" for ending in endings]
     films = {one.name: found.records() for one, found in zip(asked, reports, strict=True)}
-    with replacing(paths[0]) as path:
-        path.write_text(json.dumps({**said, "films": films}, indent=1) + "\n")
+    write_json(paths[0], {**said, "films": films})
     if plot is not None:
         with replacing(paths[1]) as path:
             plot(path)
@@ -142,6 +154,11 @@ def write(
     with replacing(paths[-1]) as path:
         iio.imwrite(path, image, extension=".png")
     return paths
+
+
+def told(one: Asked, summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is said of a setting: its model, how its films were made, what they show."""
+    return {"model": one.source.model_id, "options": one.options, **summary}
 
 
 def head(args: argparse.Namespace) -> dict[str, Any]:

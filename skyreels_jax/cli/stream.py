@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
 
 def new(args: argparse.Namespace) -> Job:
     """Returns a film from its first frame on."""
-    from skyreels_jax.pipelines import files, load, validate
+    from skyreels_jax.core import files
+    from skyreels_jax.pipelines import load, validate
     from skyreels_jax.pipelines.stream_request import stream_request
 
     options = flags.given_options(args, OPTIONS)
@@ -126,7 +127,8 @@ def new(args: argparse.Namespace) -> Job:
 
 def resumed(args: argparse.Namespace) -> Job:
     """Returns a film that goes on; it is cut back to its state."""
-    from skyreels_jax.pipelines import files, fragments, load
+    from skyreels_jax.core import files
+    from skyreels_jax.pipelines import fragments, load
     from skyreels_jax.pipelines.state import read_state
     from skyreels_jax.pipelines.stream_request import resumed_request
 

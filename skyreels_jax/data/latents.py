@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import write_json
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import Source
@@ -132,11 +133,4 @@ def build(
             manifest["done"] = start + len(clips)
             if count % save_every == 0 or manifest["done"] == total:
                 latents.flush()
-                _write_manifest(folder, manifest)
-
-
-def _write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    # Written aside and moved: a kill in between leaves the old one.
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    partial.replace(folder / MANIFEST)
+                write_json(folder / MANIFEST, manifest)

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from skyreels_jax.data.preferences.records import LABELS
+from skyreels_jax.core.labels import BETTER, TIE, WORSE
 from skyreels_jax.evals.ranks import rank_correlation, roc_area
 
-BETTER, WORSE, TIE = (LABELS.index(name) for name in ("better", "worse", "tie"))
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredPairs:
-    """Labelled pairs, the scores of both clips, and the probabilities of `LABELS` that follow.
+    """Labelled pairs, the scores of both clips, and the probabilities of `core.labels.LABELS` that
+    follow.
 
-    kinds: where the rejected clips come from. labels: of the chosen ones, indices in `LABELS`.
+    kinds: where the rejected clips come from. labels: of the chosen ones, indices in these.
     """
 
     kinds: tuple[str, ...]

@@ -7,6 +7,7 @@ nearest law of motion).
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -156,6 +157,30 @@ def evaluate(
     return Report(samples=tuple(samples))
 
 
+def read_report(
+    records: Sequence[dict[str, Any]],
+    scenes: Sequence[Scene],
+    frames: UInt8[np.ndarray, "M T H W 3"],
+) -> Report:
+    """Returns the report of films of `scenes`, round after round, whose `records` these are.
+
+    frames: of the first films; of the others the verdict alone is known.
+    """
+    samples = []
+    for number, row in enumerate(records):
+        verdict = {name: math.nan if v is None else v for name, v in row["verdict"].items()}
+        samples.append(
+            Sample(
+                scene=scenes[number % len(scenes)],
+                prompt=row["prompt"],
+                seed=row["seed"],
+                frames=frames[number] if number < len(frames) else frames[0][:0],
+                verdict=Verdict(**verdict),
+            )
+        )
+    return Report(samples=tuple(samples))
+
+
 def load_scenes(prompts: str, num: int | None = None, *, seed: int = 0) -> list[Scene]:
     """Returns the scenes of a benchmark: a split of the world (`num` scenes, 128 by default), or
     those of a .jsonl file of structured captions, one a line (the first `num`, all by default).
@@ -174,7 +199,7 @@ def load_scenes(prompts: str, num: int | None = None, *, seed: int = 0) -> list[
         splits = ", ".join(SPLITS)
         raise UserError(f"no prompts {prompts!r}: give a .jsonl file or one of {splits}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # json may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {prompts}: {error}") from None
     scenes = []

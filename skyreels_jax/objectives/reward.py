@@ -10,11 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.labels import BETTER, TIE
 from skyreels_jax.core.types import Batch, PRNGKey
 from skyreels_jax.objectives.base import COUNT, LossOutput
-
-# What a label says of the chosen film, and the order of all probabilities here.
-BETTER, WORSE, TIE = range(3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

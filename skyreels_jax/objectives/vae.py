@@ -1,9 +1,6 @@
-"""The video autoencoder's objective: reconstruction, its gradients, a trace of KL, optionally a
-perceptual distance.
-"""
+"""The video autoencoder's objective: reconstruction, its gradients, a trace of KL."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import jax
@@ -11,12 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Batch, Latents, PRNGKey, Video
 from skyreels_jax.objectives.base import LossOutput
-
-Perceptual = Callable[[Video, Video], Float[Array, " B"]]
 
 
 class Autoencoder(Protocol):
@@ -29,8 +23,7 @@ class Autoencoder(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAEObjective:
-    """Per clip: Charbonnier + gradient_weight * gradient L1 + kl_weight * KL + perceptual_weight *
-    perceptual.
+    """Per clip: Charbonnier + gradient_weight * gradient L1 + kl_weight * KL.
 
     batch: {"video": [B, T, H, W, 3] in [-1, 1]}.  The total is a sum over clips, the weight their
     number.
@@ -39,7 +32,6 @@ class VAEObjective:
     the posterior from a unit normal, summed over the latent and divided by the number of pixel
     values: the same balance with a reconstruction summed over pixels (Rombach et al. 2022), and the
     same for clips of any size.
-    perceptual: distance of two videos per clip, or None.
     Metrics: "charbonnier", "gradient", "kl" and "psnr" (dB, of the sampled reconstruction clipped
     to [-1, 1]).
     """
@@ -47,12 +39,6 @@ class VAEObjective:
     epsilon: float = 1e-3
     gradient_weight: float = 0.5
     kl_weight: float = 1e-6
-    perceptual_weight: float = 0.0
-    perceptual: Perceptual | None = None
-
-    def __post_init__(self):
-        if bool(self.perceptual_weight) != (self.perceptual is not None):
-            raise UserError("perceptual and perceptual_weight go together: give both or neither")
 
     def __call__(
         self, model: nnx.Module, batch: Batch, key: PRNGKey, *, frozen: Any = None
@@ -70,9 +56,6 @@ class VAEObjective:
         }
         loss = terms["charbonnier"] + self.gradient_weight * terms["gradient"]
         loss = loss + self.kl_weight * terms["kl"]
-        if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(made, video)
-            loss = loss + self.perceptual_weight * terms["perceptual"]
         terms["psnr"] = psnr(jnp.clip(made, -1, 1), video)
         metrics = {name: value.sum() for name, value in terms.items()}
         return LossOutput(loss.sum(), jnp.float32(loss.size), metrics)

@@ -13,7 +13,7 @@ import numpy as np
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.pipelines.files import replacing
+from skyreels_jax.core.files import replacing
 
 BT709 = 1  # ITU-T H.273 code for matrix, primaries and transfer
 LIMITED_RANGE = 1  # FFmpeg's AVCOL_RANGE_MPEG

@@ -16,7 +16,8 @@ WAN_NEGATIVE_PROMPT = (
 def read_prompts(path: pathlib.Path) -> list[str]:
     """Returns the prompts in a UTF-8 text file, one a line, blank lines left out."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors may mark UTF-8
+        # Editors may mark UTF-8. Not splitlines: a prompt may hold U+2028 and the like.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"cannot read prompts from {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.pipelines.files import replacing
+from skyreels_jax.core.files import replacing
 from skyreels_jax.pipelines.lengths import FilmPlan
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.story import Story

@@ -11,6 +11,7 @@ import numpy as np
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.buckets import RESOLUTIONS
 from skyreels_jax.diffusion.plan import time_grid
 from skyreels_jax.diffusion.step_cache import check_times
 from skyreels_jax.pipelines.defaults import Defaults
@@ -20,7 +21,6 @@ from skyreels_jax.pipelines.lora import Lora
 from skyreels_jax.pipelines.teacache import Coefficients, TeaCache, unfitted
 from skyreels_jax.pipelines.video import Video, read_video
 
-RESOLUTIONS = {"540P": (544, 960), "720P": (720, 1280)}  # the official names: height, width
 DTYPES = ("float32", "bfloat16")
 MAX_SEED = 2**32 - 1
 MAX_FPS = 240.0
@@ -349,14 +349,14 @@ def check_dtype(dtype: Any) -> str:
 
 
 def parse_resolution(text: str) -> tuple[int, int]:
-    """Returns (height, width) of "540P", "720P" or "HxW"; whether it fits is the model's to say."""
-    if text.upper() in RESOLUTIONS:
-        return RESOLUTIONS[text.upper()]
+    """Returns (height, width) of a name such as "540P" or of "HxW"; the model says if it fits."""
+    if text.lower() in RESOLUTIONS:
+        return RESOLUTIONS[text.lower()]
     height, cross, width = text.lower().partition("x")
     if cross and height.isdecimal() and width.isdecimal():
         return int(height), int(width)
     raise UserError(
-        f"resolution {text!r} is not one of {', '.join(RESOLUTIONS)} or HxW such as 64x64"
+        f"resolution {text!r} is not one of {', '.join(RESOLUTIONS).upper()} or HxW such as 64x64"
     )
 
 

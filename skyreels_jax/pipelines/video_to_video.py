@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.data.preferences.twins import ANEW, MODEL_KINDS
 from skyreels_jax.diffusion.flow import interpolate
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.stream import Carried, Films, Model, decode_window, encode_frames
@@ -20,8 +21,6 @@ from skyreels_jax.pipelines.video import Frames
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.model import VideoModel
-
-KINDS = ("v2v", "i2v", "t2v")
 
 
 def remake(
@@ -40,10 +39,10 @@ def remake(
     options: as for `VideoModel.generate`.
     Raises `UserError` for another kind or strength, and for what the model cannot make.
     """
-    if kind not in KINDS:
-        raise UserError(f"{kind!r} is not one of {', '.join(KINDS)}")
-    if not 0 < strength <= 1 or (kind != "v2v" and strength != 1):
-        legal = "more than 0, at most 1" if kind == "v2v" else "1"
+    if kind not in MODEL_KINDS:
+        raise UserError(f"{kind!r} is not one of {', '.join(MODEL_KINDS)}")
+    if not 0 < strength <= 1 or (kind in ANEW and strength != 1):
+        legal = "1" if kind in ANEW else "more than 0, at most 1"
         raise UserError(f"strength {strength:g} of {kind} is out of range; legal: {legal}")
     frames, height, width = clip.shape[:3]
     options |= {"num_frames": frames, "height": height, "width": width, "seed": seed}

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import replacing
 from skyreels_jax.objectives.base import report
 
 
@@ -95,12 +96,10 @@ class MetricsLog:
     def _write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         self.rows = [{name: row.get(name, "") for name in names} for row in self.rows]
-        aside = self.path.with_suffix(".partial")
-        with aside.open("w", newline="") as file:
+        with replacing(self.path) as aside, aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        aside.replace(self.path)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:

@@ -42,6 +42,8 @@ def test_judge_prints_its_accuracy(capsys):
         (("judge", "--num", "0"), "--num must be 1 or more"),
         (("judge", "--seed", "-1"), "--seed must be 0 or more"),
         (("build", "--num_frames", "8"), "4k \\+ 1"),
+        (("encode", "--videos", "/none", "--model", "tiny", "--num_frames", "5"), "1, 33, 65, 97"),
+        (("encode", "--videos", "/none", "--model", "tiny", "--num_frames", "1"), "no folder of"),
     ],
 )
 def test_bad_input(argv, complaint):

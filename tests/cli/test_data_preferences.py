@@ -134,6 +134,22 @@ def test_pairs_from_a_file(tmp_path, capsys):
     (made,) = tmp_path.glob("preferences/films-*/1.0.0")
     (one,) = map(to_preference, read_preferences(made))
     assert (one.label, one.source, one.chosen.shape) == ("worse", "file", (5, 64, 64, 3))
+    Film(frames=render(sample_scene(2), 9), fps=12).save(tmp_path / "b.mp4")
+    Film(frames=render(sample_scene(3), 9), fps=12).save(tmp_path / "a.mp4")
+    assert run(*argv, "--quality_gap", 6) == 0  # other clips under the same names
+    (anew,) = {*tmp_path.glob("preferences/films-*/1.0.0")} - {made}
+    assert to_preference(read_preferences(anew)[0]).chosen.shape == (9, 64, 64, 3)
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text(json.dumps({"annotator": "ann", "pair": "1", "label": "better"}))
+    shapes = []
+    for frames in (9, 5):
+        Film(frames=render(sample_scene(0), frames), fps=12).save(tmp_path / "a.mp4")
+        Film(frames=render(sample_scene(1), frames), fps=12).save(tmp_path / "b.mp4")
+        old = {*tmp_path.glob("preferences/films-labelled-*/1.0.0")}
+        assert run("import-labels", "--labels", labels, *argv[1:]) == 0
+        (new,) = {*tmp_path.glob("preferences/films-labelled-*/1.0.0")} - old
+        shapes.append(to_preference(read_preferences(new)[0]).chosen.shape[0])
+    assert shapes == [9, 5]
     path.write_text(json.dumps(row | {"rejected": "none.mp4"}))
     with pytest.raises(UserError, match=r"films.jsonl:1: cannot read video .*no such file"):
         run(*argv)

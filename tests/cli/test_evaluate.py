@@ -37,6 +37,8 @@ def test_json_results_and_sheet(evaluate, tmp_path):
     assert set(summary["adherence"]) == {*world.ATTRIBUTES, "mean"} and summary["num"] == 3
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["adherence"] == summary["adherence"] and len(results["films"]) == 3
+    made = {"height": 64, "width": 64, "num_frames": 5, "inference_steps": 1, "batch_size": 2}
+    assert results["options"] == summary["options"] == made and results["seed"] == 0
     assert iio.imread(tmp_path / "out" / "sheet.png").shape[1] == 1200
 
 
@@ -48,6 +50,8 @@ def test_concepts_of_two_settings(evaluate, tmp_path):
     found = json.loads((tmp_path / "out" / "concepts.json").read_text())
     assert list(found["settings"]) == ["one", "other"] and list(found["against"]) == ["other"]
     assert found["settings"]["one"]["concepts"]["all"]["films"] == 4
+    told = found["settings"]["other"]["options"]
+    assert (told["guidance_scale"], told["height"], told["inference_steps"]) == (3, 64, 1)
     assert len(found["films"]["other"]) == 4 and found["by"] == "colour"
     assert out.splitlines()[0].split() == ["colour", "films", "one", "other"]
     assert "other against one, points" in out and "worst, " in out
@@ -72,19 +76,36 @@ def test_motion_of_two_settings(evaluate, tmp_path):
 
 
 def test_an_interruption_leaves_the_settings_that_are_done(evaluate, tmp_path, monkeypatch):
+    made, stop = [], ["other"]
+
     def report(args, one, scenes, rounds, progress):
-        if one.name == "other":
+        if one.name in stop:
             raise KeyboardInterrupt
+        made.append((one.name, one.request.guidance_scale))
         films = (render(scene, 5) for _ in range(rounds) for scene in scenes)
         return suite.evaluate(lambda *_: films, scenes, rounds=rounds, keep=args.rows)
 
     monkeypatch.setattr(side_by_side, "_report", report)
     settings = ("--setting", "one: guidance_scale=1", "--setting", "other: guidance_scale=3")
-    code, out, _ = evaluate("--benchmark", "motion", "--num", "2", "--seeds", "2", *settings)
+    motion = ("--benchmark", "motion", "--num", "2", "--seeds", "2")
+    code, out, _ = evaluate(*motion, *settings)
     assert code == 130 and out == ""
     found = json.loads((tmp_path / "out" / "motion.json").read_text())
     assert list(found["settings"]) == ["one"] and found["settings"]["one"]["motion"]["value"] < 0.2
     assert iio.imread(tmp_path / "out" / "motion.png").shape[1] == 1660
+    stop.clear()
+    code, _, err = evaluate(*motion, *settings)  # goes on from there
+    assert code == 0 and made == [("one", 1), ("other", 3)] and "one: made before" in err
+    whole = json.loads((tmp_path / "out" / "motion.json").read_text())
+    assert whole["films"] == {"one": found["films"]["one"], "other": found["films"]["one"]}
+    assert whole["settings"]["one"] == found["settings"]["one"]
+    sheet = iio.imread(tmp_path / "out" / "motion_sheet.png")
+    changed = ("--setting", "one: guidance_scale=2", "--setting", "third: guidance_scale=3")
+    assert evaluate(*motion, *changed)[0] == 0  # the third is the other by another name
+    assert made[2:] == [("one", 2)]
+    assert evaluate(*motion, *changed, "--seed", "1")[0] == 0
+    assert made[3:] == [("one", 2), ("third", 3)]
+    assert sheet.shape[1] == 1200
 
 
 @pytest.mark.parametrize(

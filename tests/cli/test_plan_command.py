@@ -6,10 +6,20 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from skyreels_jax.cli.main import main
+from skyreels_jax.cli.planning.chips import CHIPS
 from skyreels_jax.cli.planning.collectives import Collective, collectives
+from skyreels_jax.cli.planning.estimate import estimate
+from skyreels_jax.cli.planning.plan import share
+from skyreels_jax.cli.planning.programs import abstract_training
+from skyreels_jax.cli.train import read_config, resolved
+from skyreels_jax.data.buckets import Bucket
+from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.parallel.mesh import make_mesh
+from skyreels_jax.parallel.placement import Placement
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs" / "film" / "pretrain_256p.py")
 SMALL = (
@@ -59,16 +69,68 @@ ENTRY %main (a: bf16[4,8]) -> f32[2,8] {
 """
 
 
+MESH = {"data": 1, "fsdp": 4, "tensor": 1, "context": 2}
+
+
 def test_collectives_of_a_program_with_a_loop():
-    assert collectives(PROGRAM) == [
-        Collective(kind="all-gather", group=2, size=128, count=40),
-        Collective(kind="all-to-all", group=2, size=64, count=80),
-        Collective(kind="reduce-scatter", group=4, size=256, count=1),
+    pairs = {"group": 2, "axes": ("context",)}
+    assert collectives(PROGRAM, MESH) == [
+        Collective(kind="all-gather", size=128, count=40, **pairs),
+        Collective(kind="all-to-all", size=64, count=80, **pairs),
+        Collective(kind="reduce-scatter", group=4, axes=("fsdp",), size=256, count=1),
     ]
 
 
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}", ("tensor", "context")),
+        ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("fsdp",)),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", ("fsdp", "tensor")),
+        ("replica_groups=[4,2]<=[2,2,2]T(1,2,0)", ("fsdp",)),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'c','a'}", ("fsdp", "context")),
+        ("replica_groups={}", ("fsdp", "tensor", "context")),
+        ("source_target_pairs={{0,2},{2,0},{1,3},{3,1}}", ("tensor",)),
+    ],
+)
+def test_along_which_axes_devices_exchange(groups, axes):
+    kind = "collective-permute" if groups.startswith("source") else "all-reduce"
+    text = f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  %r = f32[8] {kind}(%a), {groups}, use=true\n}}"
+    mesh = {"data": 1, "fsdp": 2, "tensor": 2, "context": 2}
+    (found,) = collectives(text, mesh)
+    assert found.axes == axes and found.size == 32
+
+
+def test_only_sums_of_gradients_hide_behind_products():
+    config, bucket = DiTConfig(num_layers=2), Bucket(frames=33, height=256, width=448)
+    options = {"chip": CHIPS["v5p"], "devices": 8, "clips": 8, "text": 512, "train": True}
+    made = {}
+    for axes in (("data", "fsdp"), ("fsdp",), ("tensor",), ("fsdp", "context")):
+        one = Collective(kind="all-reduce", group=8, axes=axes, size=10**8, count=1)
+        made[axes] = estimate(config, bucket, [one], **options)
+    sums, others = [made.pop(("data", "fsdp")), made.pop(("fsdp",))], list(made.values())
+    assert all(each.exposed == 0 < each.hidden for each in sums)
+    assert all(each.hidden == 0 and each.exposed == sums[0].hidden for each in others)
+    assert others[0].seconds == pytest.approx(sums[0].seconds + others[0].exposed)
+
+
+def test_the_bytes_of_a_state_are_those_of_its_optimizer():
+    held = {}
+    for name in ("adam", "muon"):
+        sets = (f"optimizer.name={name}", "ema_decay=0.99", *SMALL[1::2])
+        recipe, config = resolved(read_config(f"{CONFIG}:1.3b"), sets)
+        placement = Placement(
+            mesh=make_mesh(config.mesh, jax.devices()[:4]), rules=recipe.rules(config)
+        )
+        held[name] = abstract_training(recipe, config, placement).state
+    parameters = share(held["adam"].params)
+    assert share(held["adam"].ema) == parameters
+    assert share(held["adam"].opt_state) == pytest.approx(2 * parameters, rel=1e-3)
+    assert share(held["muon"].opt_state) < 1.2 * parameters
+
+
 def test_seconds_on_a_ring():
-    one = {"group": 4, "size": 1000, "count": 3}
+    one = {"group": 4, "axes": ("fsdp",), "size": 1000, "count": 3}
     assert Collective(kind="all-gather", **one).seconds(1e3) == pytest.approx(3 * 0.375)
     assert Collective(kind="all-reduce", **one).seconds(1e3) == pytest.approx(3 * 0.75)
 
@@ -122,6 +184,7 @@ def test_14b_fits_on_v5p():
         (("--topology", "v5e"), "legal are v5e:16x16"),
         (("--topology", "v5e:4x4", "--stage", "3"), "the config has stages 0 to 0"),
         (("--topology", "v5e:4x4", "--set", "kind='vae'"), "kind"),
+        (("--topology", "v5e:4x4", "--set", "lora={'rank': 2, 'alpha': 2}"), "leave lora out"),
     ],
 )
 def test_what_is_refused(capsys, flags, said):

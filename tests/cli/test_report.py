@@ -35,7 +35,7 @@ def test_a_page_with_curves_scores_and_sheets(chain, capsys):
     assert report(chain, "--evals", str(chain / "eval")) == 0
     assert capsys.readouterr().out.strip() == str(chain / "report" / "report.md")
     made = {path.name for path in (chain / "report").iterdir()}
-    assert made == {"report.md", "losses.png", "scores.png", "film.png"}
+    assert made == {"report.md", "losses.png", "scores.png", "film_sheet.png"}
     text = (chain / "report" / "report.md").read_text()
     assert "| vae | 200 | 2 | 0.5 | -0.1 |  |" in text
     assert "| film | 300 | 3 | 2 | 0.75 | 0.625 |" in text and "of 7 films each" in text
@@ -47,7 +47,15 @@ def test_a_page_with_curves_scores_and_sheets(chain, capsys):
 def test_results_without_a_sheet_are_told_all_the_same(chain):
     (chain / "eval" / "film" / "sheet.png").unlink()
     assert report(chain, "--evals", str(chain / "eval")) == 0
-    assert "film.png" not in (chain / "report" / "report.md").read_text()
+    assert "film_sheet.png" not in (chain / "report" / "report.md").read_text()
+
+
+def test_runs_may_be_called_like_the_plots(chain):
+    for place in (chain / "runs", chain / "eval"):
+        (place / "film").rename(place / "losses")
+    run, evals = str(chain / "runs" / "losses"), str(chain / "eval")
+    assert main(["report", run, "--outdir", str(chain / "report"), "--evals", evals]) == 0
+    assert iio.imread(chain / "report" / "losses.png").shape[1] == 1660
 
 
 def test_runs_need_no_judge(chain):

@@ -166,6 +166,23 @@ def test_the_benchmark(root, micro_folder, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
+    ("kinds", "complaint"),
+    [(("freeze",), "lacks freeze; no pair of --pairs is of it"), (("jitter",), "both lack jitter")],
+)
+def test_models_that_left_out_the_wrong_kinds_are_refused_before_scoring(
+    root, tmp_path, monkeypatch, capfd, kinds, complaint
+):
+    for name in ("one", "two"):
+        shutil.copytree(root / "without" / "jitter" / "export", tmp_path / "runs" / name / "export")
+    path = tmp_path / "runs" / "two" / "export" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"left_out": kinds}))
+    monkeypatch.setattr("skyreels_jax.cli.reward_benchmark.scored", None)
+    assert evaluate(root, tmp_path / "out", "--left_out", str(tmp_path / "runs")) == 2
+    assert complaint in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("argv", "complaint"),
     [
         (("--pairs", "/none"), "'/none' holds no preferences"),

@@ -87,6 +87,7 @@ def test_scenes_come_from_splits_and_files(scenes, tmp_path):
         ("", "has no prompts"),
         ("{", "line 1: not JSON"),
         ('{"subjects": []}', "line 1: .*exactly one main subject"),
+        ('{"subjects": [], "lighting": "a\u2028b"}', "line 1: .*exactly one main subject"),
     ],
 )
 def test_bad_files_name_the_line(tmp_path, text, complaint):

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.preferences.records import LABELS
+from skyreels_jax.core.labels import BETTER, LABELS, TIE, WORSE
 from skyreels_jax.objectives.base import report
-from skyreels_jax.objectives.reward import BETTER, TIE, WORSE, BradleyTerry, log_probabilities
+from skyreels_jax.objectives.reward import BradleyTerry, log_probabilities
 
 DISCARDED = -1
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.vae import VAEObjective, charbonnier, gradient_l1, kl, psnr
 
 
@@ -71,17 +70,3 @@ def test_values_outside_the_range_of_pixels_have_a_gradient():
         return VAEObjective()(Echo(offset), {"video": video()}, jax.random.key(0)).total
 
     assert abs(float(jax.grad(loss)(5.0))) > 0.1
-
-
-def test_perceptual_term():
-    def distance(made, clip):
-        return jnp.full(clip.shape[:1], 2.0)
-
-    base = VAEObjective()(Echo(0.0), {"video": video()}, jax.random.key(0))
-    out = VAEObjective(perceptual=distance, perceptual_weight=0.5)(
-        Echo(0.0), {"video": video()}, jax.random.key(0)
-    )
-    assert float(out.total - base.total) == pytest.approx(3.0)
-    assert float(out.metrics["perceptual"]) == 6.0
-    with pytest.raises(UserError, match="both or neither"):
-        VAEObjective(perceptual_weight=0.5)

@@ -85,7 +85,8 @@ def test_long_prompts_are_refused_not_cut():
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("540P", (544, 960)), ("720p", (720, 1280)), ("64x96", (64, 96))]
+    ("text", "size"),
+    [("540P", (544, 960)), ("720p", (720, 1280)), ("256p", (256, 448)), ("64x96", (64, 96))],
 )
 def test_resolutions(text, size):
     assert validate.parse_resolution(text) == size
@@ -101,6 +102,8 @@ def test_prompt_files(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\n\n  ein großer Kreis \n", encoding="utf-8")
     assert prompts.read_prompts(path) == ["a red circle", "ein großer Kreis"]
+    path.write_bytes("one\u2028prompt\r\nnext\x85too".encode())
+    assert prompts.read_prompts(path) == ["one\u2028prompt", "next\x85too"]
     path.write_text("\n")
     with pytest.raises(UserError, match="holds no prompt"):
         prompts.read_prompts(path)

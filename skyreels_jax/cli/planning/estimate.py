@@ -9,6 +9,7 @@ from skyreels_jax.cli.planning.collectives import Collective
 from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.flops import attention_flops, forward_flops
+from skyreels_jax.parallel.mesh import BATCH
 
 # Shares of a device's peak. Matrix products of this size reach it by experience; attention is what
 # the final schedule of jax's splash kernel fills of the matrix unit (docs/scaling.md).
@@ -20,7 +21,9 @@ CONVOLUTIONS = 0.4
 # are needed.
 BACKWARD = 3.5
 PASSES = 24  # times that a block's forward pass reads or writes all tokens in bfloat16
-OVERLAPPED = ("all-gather", "reduce-scatter", "all-reduce")  # of weights: behind products
+# Behind products, among devices that have clips of their own: there these are of weights and their
+# gradients. Elsewhere they are of activations, for which what follows waits.
+OVERLAPPED = ("all-gather", "reduce-scatter", "all-reduce")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +74,11 @@ def estimate(
     compute = products + attending + memory
     times = {False: 0.0, True: 0.0}
     for one in exchanges:
-        times[one.kind in OVERLAPPED] += one.seconds(chip.link)
+        behind = one.kind in OVERLAPPED and set(one.axes) <= set(BATCH)
+        times[behind] += one.seconds(chip.link)
     exposed = times[False] + max(times[True] - compute, 0.0)
     seconds = compute + exposed
-    needed = (3 if train else 1) * forward
+    needed = (3.0 if train else 1.0) * forward
     return Estimate(
         products=products,
         attention=attending,
@@ -92,7 +96,8 @@ def estimate(
             f"{chip.bandwidth / 1e12:.2f} TB/s",
             f"every axis of the mesh is a ring of its own with {chip.link / 1e9:.0f} GB/s to both "
             "sides",
-            "gathering and scattering weights hides behind products, nothing else does",
+            "gathering, scattering and adding up along data and fsdp, of weights and gradients, "
+            "hides behind products; no other exchange does",
         ),
     )
 

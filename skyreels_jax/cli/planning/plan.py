@@ -100,6 +100,8 @@ def check(config: TrainConfig, stage: int) -> None:
         )
     if not -len(config.stages) <= stage < len(config.stages):
         raise UserError(f"--stage {stage}: the config has stages 0 to {len(config.stages) - 1}")
+    if config.lora is not None:
+        raise UserError("plan: adapters are trained on one device; leave lora out")
     if config.mesh is None:
         raise UserError("plan: the config has no mesh; --set mesh.fsdp=-1 divides weights alone")
 
@@ -134,7 +136,7 @@ def plan(
             raise
         used, limit = (int(float(value) * GIB) for value in full.groups())
         return Plan(**{**about, "peak": used, "limit": limit})
-    exchanges = collectives(program.compiled.as_text())
+    exchanges = collectives(program.compiled.as_text(), placement.mesh.shape)
     memory = program.memory
     return Plan(
         **about,
@@ -170,11 +172,19 @@ def _evaluate(
     train = step == "train"
     clips = batch if train else placement.devices("data", "fsdp") // 2 or 1
     remat = config.remat if train else "none"
-    weights = programs.abstract_params(recipe, config, placement)
-    state = {"parameters": share(weights, 4 if train else 2)}
     if train:
-        state["optimizer, EMA"] = share(weights, 4) * (2 + bool(config.ema_decay))
-    make = programs.train_program if train else programs.sample_program
+        training = programs.abstract_training(recipe, config, placement)
+        weights = training.state.params
+        held = share((training.state.opt_state, training.state.ema))
+        state = {"parameters": share(weights), "optimizer, EMA": held}
+    else:
+        weights = programs.abstract_params(recipe, config, placement)
+        state = {"parameters": share(weights)}
+
+    def compiled() -> Program:
+        if train:
+            return programs.train_program(training, config, placement, bucket, clips=clips)
+        return programs.sample_program(recipe, config, placement, bucket, clips=clips)
 
     def estimated(program: Program, exchanges: Sequence[Collective]) -> Estimate:
         return estimate(
@@ -193,7 +203,7 @@ def _evaluate(
         work=f"{clips} clips of {bucket} ({bucket.tokens:,} tokens each), remat {remat}",
         weights=weights,
         state=state,
-        compile=lambda: make(recipe, config, placement, bucket, clips=clips),
+        compile=compiled,
         estimate=estimated,
     )
 
@@ -216,13 +226,13 @@ def _decode(chip: Chip, placement: Placement, bucket: Bucket) -> _Case:
     return _Case(
         work=f"one of the {bucket.latents[0]} latent frames of {bucket}, decoded into four frames",
         weights=weights,
-        state={"parameters": share(weights, 4)},
+        state={"parameters": share(weights)},
         compile=lambda: programs.decode_program(vae, placement, bucket),
         estimate=estimated,
     )
 
 
-def share(params: Any, size: int) -> int:
-    """Returns the bytes of a device's part of `params` (placed), `size` bytes a value."""
-    parts = (leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(params))
-    return sum(size * math.prod(part) for part in parts)
+def share(tree: Any) -> int:
+    """Returns the bytes of a device's part of `tree` (abstract arrays, placed)."""
+    leaves = jax.tree.leaves(tree)
+    return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)

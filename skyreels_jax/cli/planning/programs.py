@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.divided import DividedVAE
 from skyreels_jax.pipelines.generate import compiled_decode, decode_chunk
 from skyreels_jax.training.config import TrainConfig
-from skyreels_jax.training.state import init_state
+from skyreels_jax.training.state import TrainState, init_state
+from skyreels_jax.training.step import TrainStep
 
 TEXT = 512  # tokens of every text
 
@@ -41,28 +42,42 @@ class Program:
         return {"held": held, "temporary": temporary, "peak": held + temporary}
 
 
-def train_program(
-    recipe: Recipe, config: TrainConfig, placement: Placement, bucket: Bucket, *, clips: int
-) -> Program:
-    """Compiles one training step on `clips` clips of `bucket`.
+class Training(NamedTuple):
+    """A step of a run, the state that it changes, and what of the model is none; placed."""
 
-    Raises `UserError` for meshes that do not divide heads, clips, tokens or weights.
-    """
+    step: TrainStep
+    state: TrainState
+    rest: Any
+
+
+def abstract_training(recipe: Recipe, config: TrainConfig, placement: Placement) -> Training:
+    """Returns the training of a run; `UserError` for meshes that do not divide its weights."""
     graphdef, params, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
     params = _placed(params, placement.params(params))
     step, tx = run.make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
     state = jax.eval_shape(lambda p: init_state(p, tx, ema=bool(config.ema_decay)), params)
     state = _placed(state, placement.alike(state, params))
+    return Training(step, state, _placed(rest, jax.tree.map(lambda _: placement.whole, rest)))
+
+
+def train_program(
+    training: Training, config: TrainConfig, placement: Placement, bucket: Bucket, *, clips: int
+) -> Program:
+    """Compiles one training step on `clips` clips of `bucket`.
+
+    Raises `UserError` for meshes that do not divide heads, clips or tokens.
+    """
+    step, state, rest = training
     batch = abstract_batch(config, placement, bucket, clips=clips)
-    rest = _placed(rest, jax.tree.map(lambda _: placement.whole, rest))
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, placement.whole))
     return _compile(jitted, (state, batch, rest), placement)
 
 
 def abstract_params(recipe: Recipe, config: TrainConfig, placement: Placement) -> Params:
-    """Returns the shapes of the parameters, placed."""
+    """Returns the shapes of the parameters that films are made with, in bfloat16, placed."""
     params = run.abstract_params(recipe, config)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
     return _placed(params, placement.params(params))
 
 
@@ -101,9 +116,8 @@ def sample_program(
     """Compiles one evaluation of the velocity of `clips` clips, with and without their texts (so of
     twice as many), in bfloat16: what sampling does in every step.
     """
-    graphdef, params, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
-    params = _placed(params, placement.params(params))
+    graphdef, _, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
+    params = abstract_params(recipe, config, placement)
     batch = abstract_batch(config, placement, bucket, clips=2 * clips)
     placement.rows(2 * clips)
     time_ = jax.ShapeDtypeStruct((2 * clips, 1), jnp.float32, sharding=placement.whole)

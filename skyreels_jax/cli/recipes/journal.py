@@ -7,6 +7,7 @@ from typing import Any
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import write_json
 from skyreels_jax.training import resume
 from skyreels_jax.training.preferences import FlowDPOConfig
 
@@ -70,11 +71,7 @@ class Journal:
     def add(self, row: Row) -> None:
         """Adds the row of a finished stage."""
         self.rows.append(row)
-        saved = {"config": to_dict(self.config), "stages": self.rows}
-        partial = self.path.with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(saved, indent=1) + "\n")
-        partial.replace(self.path)
+        write_json(self.path, {"config": to_dict(self.config), "stages": self.rows})
 
     def table(self) -> str:
         """Returns the rows as text."""

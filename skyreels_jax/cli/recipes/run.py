@@ -16,6 +16,7 @@ from skyreels_jax.cli.recipes.lora import adapted, check_lora
 from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import check_writable
 from skyreels_jax.core.run_folder import is_run
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
@@ -23,7 +24,6 @@ from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
-from skyreels_jax.pipelines.files import check_writable
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer

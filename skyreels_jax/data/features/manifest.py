@@ -8,7 +8,6 @@ when they are read. The manifest also has what the loader must know of clips bef
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import write_json
 from skyreels_jax.data.buckets import Bucket
 
 MANIFEST = "manifest.json"
@@ -65,10 +65,8 @@ class Manifest:
         return {id for shard in self.shards for id in shard.ids}
 
     def write(self, folder: pathlib.Path) -> None:
-        """Writes it aside and moves it: a kill in between leaves the old one."""
-        partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(to_dict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / MANIFEST)
+        """Writes it, whole."""
+        write_json(folder / MANIFEST, to_dict(self))
 
 
 def read_manifest(folder: pathlib.Path) -> Manifest | None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import replacing
 from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.data.features.manifest import (
     NULL,
@@ -66,9 +67,8 @@ class PartWriter:
 
     def write_null(self, states: Float[np.ndarray, "S E"]) -> None:
         """Writes the states of the empty caption."""
-        partial = self.folder / f"partial-{NULL}"
-        np.save(partial, to_bits(states))
-        os.replace(partial, self.folder / NULL)
+        with replacing(self.folder / NULL) as path:
+            np.save(path, to_bits(states))
 
     def add(
         self,

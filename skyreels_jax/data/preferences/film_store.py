@@ -13,6 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import write_json
 
 MANIFEST = "manifest.json"
 Latents = Float[np.ndarray, "B T H W C"]
@@ -76,10 +77,7 @@ class FilmStore:
             whole[rows[0] : rows[-1] + 1] = part
             whole.flush()
         self.done += len(rows)
-        # Written aside and moved: a kill in between leaves the old one.
-        partial = self.folder / (MANIFEST + ".partial")
-        partial.write_text(json.dumps(self._manifest | {"done": self.done}, indent=2) + "\n")
-        partial.replace(self.folder / MANIFEST)
+        write_json(self.folder / MANIFEST, self._manifest | {"done": self.done})
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
         path = self.folder / f"{name}.npy"

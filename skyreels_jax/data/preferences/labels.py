@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.labels import LABELS
 from skyreels_jax.data.preferences.agreement import krippendorff_alpha
 from skyreels_jax.data.preferences.pair_files import json_lines
-from skyreels_jax.data.preferences.records import LABELS, Preference, check_label
+from skyreels_jax.data.preferences.records import Preference, check_label
 
 DISCARD = "discard"
 REASONS = (

@@ -34,9 +34,8 @@ def read_pairs(
     Raises `UserError` with file and line for the first bad one, and for a file without pairs.
     """
     seen = set()
-    for number, row in json_lines(path):
+    for number, row in _rows(path):
         try:
-            row = from_dict(PairRow, row)
             name = row.id or str(number)
             if name in seen:
                 raise UserError(f"a second pair {name!r}; legal: one of each id")
@@ -57,10 +56,24 @@ def read_pairs(
         raise UserError(f"{path} holds no pairs; legal: one as json on each line")
 
 
+def clip_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that the pairs of a .jsonl file are made of; raises as `read_pairs`."""
+    names = {getattr(row, side) for _, row in _rows(path) for side in SIDES}
+    return [path.parent / name for name in sorted(names)]
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[int, PairRow]]:
+    for number, row in json_lines(path):
+        try:
+            yield number, from_dict(PairRow, row)
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+
+
 def json_lines(path: pathlib.Path) -> Iterator[tuple[int, Mapping]]:
     """Yields (line number, object) of a .jsonl file; `UserError` where there is none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # json may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {str(path)!r}: {error}") from None
     for number, line in enumerate(lines, 1):

@@ -17,8 +17,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.labels import LABELS
 from skyreels_jax.data.loader import Source
-from skyreels_jax.data.preferences.records import AXES, LABELS, SIDES, Preference
+from skyreels_jax.data.preferences.records import AXES, SIDES, Preference
 from skyreels_jax.data.sequential import SequentialBuilder
 
 Pairs = Callable[[], Iterable[Preference]]
@@ -123,6 +124,11 @@ def described(folder: str | os.PathLike[str], *, split: str = "train") -> str:
 def split_names(folder: str | os.PathLike[str]) -> list[str]:
     """Returns the splits of a prepared set; `UserError` for another folder."""
     return list(_prepared(folder).info.splits)
+
+
+def full_name(folder: str | os.PathLike[str]) -> str:
+    """Returns by which name a set was prepared; `UserError` for another folder."""
+    return _prepared(folder).info.full_name
 
 
 def to_preference(record: Mapping[str, Any]) -> Preference:

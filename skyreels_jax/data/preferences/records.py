@@ -16,9 +16,9 @@ from jaxtyping import UInt8
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.labels import LABELS
 
 Clip = UInt8[np.ndarray, "F H W 3"]
-LABELS = ("better", "worse", "tie")  # of the chosen clip, compared with the rejected one
 SIDES = ("chosen", "rejected")
 AXES = ("text_alignment", "visual_quality")  # on which both clips of a pair must be comparable
 Scores = Mapping[str, tuple[float, float]]

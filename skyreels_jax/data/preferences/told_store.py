@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from skyreels_jax.core.files import replacing
 from skyreels_jax.data.preferences.judged import Told
 
 
@@ -13,7 +14,7 @@ def kept(folder: pathlib.Path, make: Callable[[int], Iterator[Told]]) -> Iterato
     after it has been written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(folder.glob("*.npz"))
+    there = sorted(folder.glob("[0-9]*.npz"))  # not those written aside
     for path in there:
         yield _read(path)
     for number, told in enumerate(make(len(there)), len(there)):
@@ -28,7 +29,5 @@ def _read(path: pathlib.Path) -> Told:
 
 
 def _write(path: pathlib.Path, told: Told) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **told._asdict())
-    partial.replace(path)
+    with replacing(path) as aside:
+        np.savez_compressed(aside, **told._asdict())

@@ -27,6 +27,7 @@ from skyreels_jax.data.preferences.records import (
 # Made again by a model, progressively: from the clip noised to a level, which is the strength (v2v,
 # mild to strong); from its first frame (i2v); from its text alone (t2v, the strongest).
 MODEL_KINDS = ("v2v", "i2v", "t2v")
+ANEW = ("i2v", "t2v")  # from no noised clip: they know no strength but 1
 
 
 class Maker(NamedTuple):
@@ -53,7 +54,7 @@ class Original(NamedTuple):
 class TwinsConfig:
     """Which twins are made.
 
-    kinds: of `DISTORTIONS` and `MODEL_KINDS`. strengths: each in (0, 1]; i2v and t2v know only 1.
+    kinds: of `DISTORTIONS` and `MODEL_KINDS`. strengths: each in (0, 1]; `ANEW` know only 1.
     per_clip: twins of each clip; they take kinds and strengths in turn.
     limits: on all other axes, see `Limits`. seed: of the first twin, the next has the next.
     Raises `UserError` for anything else.
@@ -78,8 +79,8 @@ class TwinsConfig:
     @property
     def variants(self) -> list[tuple[str, float]]:
         """All (kind, strength), the kind changing fastest."""
-        every = [(k, s) for s in self.strengths for k in self.kinds if k not in ("i2v", "t2v")]
-        return every + [(k, 1.0) for k in self.kinds if k in ("i2v", "t2v")]
+        every = [(k, s) for s in self.strengths for k in self.kinds if k not in ANEW]
+        return every + [(k, 1.0) for k in self.kinds if k in ANEW]
 
 
 def twins(

@@ -76,7 +76,8 @@ def _texts(folder: pathlib.Path) -> list[Entry]:
 
 def _lines(path: pathlib.Path) -> list[Entry]:
     entries, seen = [], {}
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    # Not splitlines: json may hold U+2028 and the like.
+    for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

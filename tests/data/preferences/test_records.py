@@ -299,7 +299,8 @@ def test_files_of_pairs(tmp_path, rows, complaint):
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match=complaint):
         list(read_pairs(path, read))
-    path.write_text(json.dumps(row(prompt="A ring.", source="film", strength=0.5)))
+    good = row(prompt="A\u2028ring.", source="film", strength=0.5)
+    path.write_text(json.dumps(good, ensure_ascii=False))
     (good,) = read_pairs(path, read)
-    assert (good.id, good.prompt, good.source, good.strength) == ("1", "A ring.", "film", 0.5)
+    assert (good.id, good.prompt, good.source, good.strength) == ("1", "A\u2028ring.", "film", 0.5)
     np.testing.assert_array_equal(good.rejected, clip(1))

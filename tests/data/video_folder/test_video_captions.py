@@ -25,6 +25,10 @@ def test_a_line_is_an_entry(tmp_path):
     assert (first.start, first.end, first.is_image) == (0, math.inf, False)
     assert second.captions == ("One.", "Two.") and second.is_image
     assert second.subject_type == "Animal" and (third.start, third.end) == (2.0, 3.5)
+    said = "One\u2028\x85\u2029two."  # line ends to Python's str.splitlines, but not to json
+    line = json.dumps({"file": "a.mp4", "caption": said}, ensure_ascii=False)
+    (tmp_path / "captions.jsonl").write_bytes(f"{line}\r\n".encode())
+    assert [entry.captions for entry in read_captions(tmp_path)] == [(said,)]
     other = tmp_path / "other.jsonl"
     other.write_text('{"file": "z.mov", "caption": "A zoo."}\n\n')
     assert [entry.file for entry in read_captions(tmp_path, other)] == ["z.mov"]

@@ -1,10 +1,12 @@
 """Files appear whole or not at all; an unwritable folder is found out before the work starts."""
 
 import contextlib
+import json
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from skyreels_jax.core.errors import UserError
 
@@ -22,6 +24,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value`, whole or not at all: a kill leaves what was there."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def check_writable(folder: pathlib.Path) -> None:

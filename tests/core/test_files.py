@@ -1,0 +1,18 @@
+"""Files appear whole or not at all."""
+
+import json
+
+import pytest
+
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import write_json
+
+
+def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path):
+    path = tmp_path / "new" / "said.json"
+    write_json(path, {"films": 3})
+    with pytest.raises(TypeError):
+        write_json(path, {"films": object()})
+    assert json.loads(path.read_text()) == {"films": 3} and list(path.parent.iterdir()) == [path]
+    with pytest.raises(UserError, match="cannot write"):
+        write_json(path / "below.json", {})
