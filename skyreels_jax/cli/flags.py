@@ -5,9 +5,10 @@ import pathlib
 from typing import Any
 
 # Flags that are options of `VideoModel.generate`, under the same names.
+STEP_CACHE = ("teacache_thresh", "use_ret_steps", "force_teacache")  # with --teacache alone
 SAMPLING = (
     *("negative_prompt", "num_frames", "inference_steps", "guidance_scale", "shift", "fps"),
-    *("seed", "dtype", "lora", "teacache", "teacache_thresh", "use_ret_steps", "force_teacache"),
+    *("seed", "dtype", "lora", "teacache", *STEP_CACHE),
 )
 GIVEN = ("image", "end_image", "video_path")
 WINDOWS = (
