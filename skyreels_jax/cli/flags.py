@@ -6,9 +6,10 @@ from typing import Any
 
 # Flags that are options of `VideoModel.generate`, under the same names.
 STEPS = ("inference_steps", "guidance_scale", "shift")
+STEP_CACHE = ("teacache_thresh", "use_ret_steps", "force_teacache")  # with --teacache alone
 SAMPLING = (
     *("negative_prompt", "num_frames", *STEPS, "fps"),
-    *("seed", "dtype", "lora", "teacache", "teacache_thresh", "use_ret_steps", "force_teacache"),
+    *("seed", "dtype", "lora", "teacache", *STEP_CACHE),
 )
 GIVEN = ("image", "end_image", "video_path")
 WINDOWS = (

@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes and saves the films one batch at a time."""
     from skyreels_jax.core import files
+    from skyreels_jax.evals.sheet import shown_frames
     from skyreels_jax.pipelines import film, load, prompts
 
     model_id, options, fingerprint, given = gather(args)
@@ -85,14 +86,15 @@ def run(args: argparse.Namespace) -> int:
     model = source.load(dtype=request.dtype, mesh=mesh)
     if fingerprint not in (None, source.fingerprint):
         print(f"note: {model_id} is not as it was when that film was made", file=sys.stderr)
-    frames = []
+    shown = []
     with progress_bar(total=model.steps(request)) as bar:
         for path, made in zip(paths, model.films(request, progress=bar.update), strict=True):
             made.save(path)
-            frames.append(made.frames)
+            if sheet:
+                shown.append(shown_frames(made.frames))
             bar.write(str(path))
     if sheet:
-        write_sheet(sheet, frames, list(request.prompts))
+        write_sheet(sheet, shown, list(request.prompts))
         print(sheet)
     return 0
 
@@ -104,7 +106,10 @@ def gather(args: argparse.Namespace) -> tuple[str, dict[str, Any], str | None, d
 
     again = {} if args.recipe is None else dataclasses.asdict(recipe.read_recipe(args.recipe))
     options = {name: again[name] for name in (*OPTIONS, "height", "width") if name in again}
-    options |= flags.given_options(args, OPTIONS)
+    said = flags.given_options(args, OPTIONS)
+    if not said.get("teacache", options.get("teacache")):
+        options = {name: value for name, value in options.items() if name not in flags.STEP_CACHE}
+    options |= said
     if args.prompts_file is not None:
         options["prompt"] = prompts.read_prompts(args.prompts_file)
     if args.resolution is not None:

@@ -38,8 +38,8 @@ class Job(NamedTuple):
     """A film to make, all checked.
 
     start: loads the model and begins. path, state: of the files.
-    size: how many bytes the film has that goes on; None: it is a new one, which takes the place of
-    what is there if it may `overwrite` it.
+    size: how many bytes the film has that goes on, and is cut back to its state before; None: it is
+    a new one, which takes the place of what is there if it may `overwrite` it.
     """
 
     start: Callable
@@ -126,7 +126,7 @@ def new(args: argparse.Namespace) -> Job:
 
 
 def resumed(args: argparse.Namespace) -> Job:
-    """Returns a film that goes on; it is cut back to its state."""
+    """Returns a film that goes on."""
     from skyreels_jax.core import files
     from skyreels_jax.pipelines import fragments, load
     from skyreels_jax.pipelines.state import read_state
@@ -144,10 +144,9 @@ def resumed(args: argparse.Namespace) -> Job:
     path = checked(args.out or args.resume.with_suffix(".mp4"))
     for place in (path, args.resume):
         files.check_writable(place.parent)
-    header = fragments.header_of(request.height, request.width, request.fps)
-    size = fragments.cut(path, state.frames, header=header)
-
     mesh = flags.mesh(args.mesh, source, request)
+    header = fragments.header_of(request.height, request.width, request.fps)
+    size = fragments.check(path, state.frames, header=header)
 
     def start(progress: Any) -> "FilmStream":
         model = source.load(dtype=request.dtype, mesh=mesh)
@@ -164,7 +163,8 @@ def make(job: Job, stream: "FilmStream", report: Callable) -> None:
     from skyreels_jax.pipelines import fragments
 
     kept, before, started = stream.frames, stream.frames, time.monotonic()
-    size, begun = job.size, job.size is not None
+    begun = job.size is not None
+    size = fragments.cut(job.path, kept, size=job.size) if begun else None
     try:
         for frames in stream:
             if not begun and job.overwrite:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+COLUMNS = 9
 _MARGIN = 16
 _PAPER, _INK = (250, 250, 248), (40, 42, 48)
 
@@ -13,7 +14,7 @@ def contact_sheet(
     films: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
     captions: Sequence[str],
     *,
-    columns: int = 9,
+    columns: int = COLUMNS,
     width: int = 1200,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Returns one image, `width` pixels wide: a row of `columns` evenly spaced frames for every
@@ -39,17 +40,23 @@ def contact_sheet(
     return np.concatenate([top, *blocks])
 
 
+def shown_frames(
+    film: UInt8[np.ndarray, "_ _ _ 3"], columns: int = COLUMNS
+) -> UInt8[np.ndarray, "_ _ _ 3"]:
+    """Returns copies of the frames that a sheet shows of a film; of these it shows all."""
+    return film[np.unique(np.round(np.linspace(0, len(film) - 1, columns)).astype(int))]
+
+
 def _strip(film: np.ndarray, columns: int, width: int):
     from PIL import Image
 
-    picks = np.unique(np.round(np.linspace(0, len(film) - 1, columns)).astype(int))
     gap = 3
     cell = (width - gap * (columns - 1)) // columns
     height = round(cell * film.shape[1] / film.shape[2])
     strip = Image.new("RGB", (width, height), _PAPER)
-    for i, t in enumerate(picks):
-        frame = Image.fromarray(film[t]).resize((cell, height), Image.Resampling.BICUBIC)
-        strip.paste(frame, (i * (cell + gap), 0))
+    for i, frame in enumerate(shown_frames(film, columns)):
+        small = Image.fromarray(frame).resize((cell, height), Image.Resampling.BICUBIC)
+        strip.paste(small, (i * (cell + gap), 0))
     return strip
 
 

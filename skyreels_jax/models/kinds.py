@@ -93,6 +93,7 @@ KINDS = {
 }
 TEXT_PARTS = ("vae", "text_encoder", "transformer")
 IMAGE_PARTS = (*TEXT_PARTS, "image_encoder")
+TRAINED = ("transformer", "text_encoder")  # what text-to-video runs train, and checkpoints hold
 
 
 def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:

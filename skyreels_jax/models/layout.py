@@ -76,9 +76,12 @@ class ModelFolder:
     image_processor: CLIPImageConfig | None = None
 
 
-def read_folder(path: str | pathlib.Path) -> ModelFolder:
+def read_folder(
+    path: str | pathlib.Path, *, model_id: str | None = None, complete: bool = True
+) -> ModelFolder:
     """Recognises the model folder `path`; reads configurations, opens no weights.
 
+    model_id: what it is called, if not as the folder. complete: whether weights are to be there.
     Raises `UserError` for a missing folder, one that is no model, one with parts missing (all are
     listed), a damaged or unknown configuration.
     """
@@ -88,8 +91,10 @@ def read_folder(path: str | pathlib.Path) -> ModelFolder:
     if (path / "model_index.json").is_file():
         return _read_diffusers(path)
     official = [KINDS[name].official for name in ("vae", "text_encoder")]
-    if (path / "config.json").is_file() and any((path / name).exists() for name in official):
-        return _read_official(path)
+    marks = official if complete else [TOKENIZER["official"]]
+    if (path / "config.json").is_file() and any((path / name).exists() for name in marks):
+        name = path.resolve().name if model_id is None else pathlib.PurePath(model_id).name
+        return _read_official(path, name, complete=complete)
     raise UserError(
         f"{path}: not a model folder; expected model_index.json (diffusers) or config.json with "
         f"{' and '.join(official)} (official SkyReels-V2)"
@@ -156,7 +161,7 @@ def read_component(folder: pathlib.Path, name: str) -> Component:
     return Component(name=name, config=config, table=kind.diffusers_table(config), weights=folder)
 
 
-def _read_official(path: pathlib.Path) -> ModelFolder:
+def _read_official(path: pathlib.Path, name: str, *, complete: bool) -> ModelFolder:
     configs = {
         "vae": VAEConfig(),
         "text_encoder": XXL,
@@ -167,23 +172,23 @@ def _read_official(path: pathlib.Path) -> ModelFolder:
         configs["image_encoder"] = VIT_H_14
     _require(
         path,
-        *(KINDS[name].official for name in configs if KINDS[name].official),
+        *(KINDS[part].official for part in configs if complete and KINDS[part].official),
         f"{TOKENIZER['official']}/tokenizer_config.json",
     )
     extra = read_json(path / EXTRA) if (path / EXTRA).is_file() else {}
-    for name in configs.keys() & extra.keys():
-        configs[name] = from_dict(KINDS[name].config, extra[name], ignore=KINDS[name].ignored)
+    for part in configs.keys() & extra.keys():
+        configs[part] = from_dict(KINDS[part].config, extra[part], ignore=KINDS[part].ignored)
     components = {
-        name: Component(
-            name=name,
+        part: Component(
+            name=part,
             config=config,
-            table=KINDS[name].official_table(config),
-            weights=path / KINDS[name].official,
+            table=KINDS[part].official_table(config),
+            weights=path / KINDS[part].official,
         )
-        for name, config in configs.items()
+        for part, config in configs.items()
     }
     # The releases say it in their names alone ("SkyReels-V2-DF-14B-540P").
-    forcing = "DF" in path.resolve().name.split("-")
+    forcing = "DF" in name.split("-")
     return ModelFolder(
         path=path,
         form="official",

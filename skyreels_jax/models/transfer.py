@@ -20,7 +20,6 @@ from skyreels_jax.models.layout import (
     TOKENIZER,
     ModelFolder,
     abstract_model,
-    read_folder,
     stored_params,
     write_component,
     write_index,
@@ -57,28 +56,12 @@ class WholeModel:
     image_processor: CLIPImageConfig | None = None
 
 
-def convert_folder(
-    source: str | pathlib.Path,
-    target: str | pathlib.Path,
-    *,
-    form: str,
-    dtype: Any = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> ModelFolder:
-    """Writes the model in `source` to the new folder `target` in `form`, and returns that folder.
-
-    Values are kept bit for bit unless `dtype` names another floating type. Everything is checked
-    before anything is written, and `target` appears only when it is complete.
-    Raises `UserError` for a source that is no complete model, a target that exists or cannot be
-    written, an image encoder that the model does not use, and values that `dtype` cannot hold.
-    """
-    model = whole_model(read_folder(source), dtype=dtype)
-    write_model(model, target, form=form, max_shard_bytes=max_shard_bytes)
-    return read_folder(target)
-
-
 def whole_model(folder: ModelFolder, *, dtype: Any = None) -> WholeModel:
-    """Returns what `folder` holds; its weights are read when they are written."""
+    """Returns what `folder` holds; its weights are read when they are written.
+
+    dtype: of its floating tensors; None: as they are. Raises `UserError` for an image encoder that
+    the model does not use.
+    """
     encoders = ("image_encoder", KINDS["image_encoder"].official)
     unused = [name for name in encoders if (folder.path / name).exists()]
     if unused and "image_encoder" not in folder.components:
@@ -112,7 +95,9 @@ def write_model(
 ) -> None:
     """Writes `model` to the new folder `target` in `form` ("diffusers" or "official").
 
-    Raises `UserError` as `convert_folder` does.
+    Everything is checked before anything is written, and `target` appears only when it is complete.
+    Raises `UserError` for a target that exists or cannot be written, and for what the form or the
+    types of the parts cannot hold.
     """
     target = pathlib.Path(target)
     check_new(target)

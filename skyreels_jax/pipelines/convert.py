@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from skyreels_jax.checkpoint import find_checkpoint
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.run_folder import is_checkpoint, is_run
 from skyreels_jax.models import layout
@@ -64,8 +65,9 @@ def convert(
                 raise UserError(f"--{option} {value}: {source} is no training run; leave it out")
         model = whole_model(layout.read_folder(source), dtype=dtype)
     else:
+        named, source = source, find_checkpoint(source)  # once: a run may go on meanwhile
         if lora is not None and not has_adapters(run_config(source)[1]):
-            raise UserError(f"--lora {lora}: {source} trained no adapters; leave it out")
+            raise UserError(f"--lora {lora}: {named} trained no adapters; leave it out")
         if lora == "alone":
             return _write_alone(source, target, form=form, dtype=dtype, weights=weights)
         model = run_model(source, dtype=dtype, weights=weights)
@@ -87,6 +89,7 @@ def run_model(
 
     config: as in `open_run`, whose errors it raises.
     """
+    run = find_checkpoint(run)
     own = run_config(run)[1]
     if own.get("kind") == converted.KIND:
         return converted.converted_model(run, dtype=dtype, weights=weights)
@@ -126,7 +129,7 @@ def write_trained(
 
     config: as in `open_run`, whose errors it raises.
     """
-    configs = model_configs(config)
+    run, configs = find_checkpoint(run), model_configs(config)
     for name, params in trained_params(run, load.find, config=config).items():
         layout.write_component(folder / name, name, configs[name], params, dtype=dtype)
     _write_beside(run, folder, dtype=dtype)

@@ -16,6 +16,7 @@ from skyreels_jax.checkpoint import Checkpoints, Leaf, find_checkpoint, write_ch
 from skyreels_jax.core.tree import path_name
 from skyreels_jax.core.types import Params
 from skyreels_jax.models import layout
+from skyreels_jax.models.kinds import TRAINED
 from skyreels_jax.models.transfer import (
     Part,
     WholeModel,
@@ -30,7 +31,6 @@ from skyreels_jax.weights.convert import cast, target_dtype
 from skyreels_jax.weights.params import ParamSource
 
 KIND = "converted"  # in place of the kind of a run
-TRAINED = ("transformer", "text_encoder")
 
 
 def write_converted(

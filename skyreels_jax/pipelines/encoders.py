@@ -101,7 +101,7 @@ def open_encoders(model_id: str) -> Encoders:
     path = folder_of_encoders(model_id)
     there = model_id != TINY and pathlib.Path(model_id).expanduser().exists()
     known = str(path.resolve()) if there else model_id
-    encoders = Encoders(model_id=known, folder=layout.read_folder(path))
+    encoders = Encoders(model_id=known, folder=layout.read_folder(path, model_id=known))
     vae = encoders.folder.components["vae"].config
     stride = (vae.temporal_factor, vae.spatial_factor, vae.spatial_factor)
     if stride != STRIDE:

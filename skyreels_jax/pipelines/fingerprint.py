@@ -4,14 +4,22 @@ import hashlib
 import pathlib
 from collections.abc import Iterable
 
+from skyreels_jax.core.errors import UserError
+
 SAMPLE_BYTES = 1 << 16
 
 
 def weights_state(weights: Iterable[pathlib.Path]) -> bytes:
-    """Returns a hash over name, size and both ends of every weight file."""
+    """Returns a hash over name, size and both ends of every weight file, or those in a folder.
+
+    Raises `UserError` where there are none: their hash would be that of other absent ones.
+    """
     digest = hashlib.sha256()
     for place in weights:
-        for file in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
+        files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+        if not files or not files[0].exists():
+            raise UserError(f"{place}: no weights{'; expected *.safetensors' * place.is_dir()}")
+        for file in files:
             digest.update(f"{file.name} {file.stat().st_size}\n".encode())
             with file.open("rb") as stream:
                 digest.update(stream.read(SAMPLE_BYTES))

@@ -7,6 +7,7 @@ interrupted and goes on is the same file, byte for byte, as one that was not; an
 leaves behind the last whole window is cut off by its frame count.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -77,18 +78,37 @@ def header_of(height: int, width: int, fps: float | int) -> bytes:
     return _parts(encoded(np.zeros((1, height, width, 3), np.uint8), fps)[0], HEADER)
 
 
-def cut(path: pathlib.Path, frames: int, *, header: bytes = b"") -> int:
+def check(path: pathlib.Path, frames: int, *, header: bytes) -> int:
+    """Returns how many bytes the film at `path` has, those behind its first `frames` included.
+
+    Raises `UserError` if there is no such film, no window of it ends there, it cannot be cut, or it
+    does not start with `header`.
+    """
+    with _opened(path) as file:
+        _end_of(path, file, frames)
+        file.seek(0)
+        _check_header(path, file, header)
+        return file.seek(0, os.SEEK_END)
+
+
+def cut(path: pathlib.Path, frames: int, *, size: int | None = None) -> int:
     """Cuts the film at `path` back to its first `frames`, the end of a window; returns its bytes.
 
-    Raises `UserError`, and cuts nothing, if there is no such film, it has fewer frames, or does not
-    start with `header`.
+    Raises `UserError`, and cuts nothing, if there is no such film, or no window of it ends there;
+    `Changed` if it has not `size` bytes any more.
     """
+    with _opened(path) as file:
+        if file.seek(0, os.SEEK_END) != size and size is not None:
+            raise _changed(path)
+        return file.truncate(_end_of(path, file, frames))
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Gives a film to read and to cut; raises `UserError` for what is wrong with it."""
     try:
         with path.open("r+b") as file:
-            end = _end_of(path, file, frames)
-            file.seek(0)
-            _check_header(path, file, header)
-            return file.truncate(end)
+            yield file
     except OSError as error:
         raise UserError(f"cannot cut {str(path)!r}: {error.strerror or error}") from None
     except (struct.error, RecursionError):

@@ -48,6 +48,4 @@ def find(model_id: str) -> "ModelSource":
         return open_run(path, find)
     if path.exists() or not HUB_ID.fullmatch(model_id):
         return open_folder(str(path.resolve()), path)
-    small = fetch(model_id, SMALL_FILES)
-    path = small if (small / "model_index.json").exists() else fetch(model_id)
-    return open_folder(model_id, path, fetch=lambda: fetch(model_id))
+    return open_folder(model_id, fetch(model_id, SMALL_FILES), fetch=lambda: fetch(model_id))

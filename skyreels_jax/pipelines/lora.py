@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
@@ -97,11 +97,13 @@ class Adapted:
     """The parameters of a `TextToVideo` with adapters in them, whichever are asked for.
 
     Sums are rounded, so nothing is subtracted again: the leaves that the present adapters changed
-    are kept, as they were, in host memory, and come back bit for bit when others are asked for.
+    are kept, as they were, in host memory, and come back bit for bit when others are asked for,
+    each to the devices that it was on.
     """
 
     def __init__(self, params: Params, names: Callable[[], Names]):
         self._params, self._names = params, names
+        self._places = {path: _place(leaf) for path, leaf in named_leaves(params[PART])}
         self._base: dict[str, np.ndarray] = {}
         self._present: tuple[Lora, ...] = ()
 
@@ -115,10 +117,13 @@ class Adapted:
             # From the host, one leaf at a time: the device never holds both of all of them.
             self._params = {**self._params, PART: _replaced(tree, base)}
             del tree
-            merged = jax.tree.map(jnp.asarray, merge(self._params[PART], adapters))
+            merged = merge(self._params[PART], adapters, place=self._placed)
             self._params = {**self._params, PART: merged}
             self._base, self._present = base, loras
         return self._params
+
+    def _placed(self, path: str, leaf: Any) -> jax.Array:
+        return jax.device_put(leaf, self._places[path])
 
     def _read(self, loras: Iterable[Lora]) -> list[Scaled]:
         adapters = []
@@ -126,6 +131,11 @@ class Adapted:
             source, scaling = open_lora(lora.path)
             adapters.append((read_lora(source, *self._names(), scaling=scaling), lora.scale))
         return adapters
+
+
+def _place(leaf: jax.Array) -> Sharding | None:
+    """Returns where `leaf` is; None if it may be anywhere, and nothing need be compiled for it."""
+    return leaf.sharding if leaf.committed else None
 
 
 def _replaced(tree: Params, leaves: dict[str, Any]) -> Params:

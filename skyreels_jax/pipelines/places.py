@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.run_folder import is_run
+from skyreels_jax.core.run_folder import is_checkpoint, is_run
 
 TINY = "tiny"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -23,14 +23,21 @@ def folder_of_encoders(model_id: str) -> pathlib.Path:
     """Returns the folder of a model with the files of its VAE and text encoder at least; these are
     fetched from the hub where needed.
 
-    Raises `UserError` for a training run, which has weights of its own only, and where the hub has
-    no such repository. Whether the folder holds a model, `layout.read_folder` says.
+    Raises `UserError` for a training run, which has weights of its own only, for a converted model
+    whose text encoder is in a checkpoint, and where the hub has no such repository. Whether the
+    folder holds a model, `layout.read_folder` says.
     """
     path = pathlib.Path(model_id).expanduser()
     if model_id == TINY:
         return shipped()
-    if is_run(path):
-        raise UserError(f"{model_id} is a training run; give what it exported: {path / 'export'}")
+    if is_run(path) or is_checkpoint(path):
+        run = path if is_run(path) else path.parents[1]
+        if (run / "model_index.json").exists():  # `pipelines.converted`
+            raise UserError(
+                f"{run} has its text encoder in a checkpoint; give what "
+                f"`skyreels-jax convert {run} DST --to diffusers` makes of it"
+            )
+        raise UserError(f"{run} is a training run; give what it exported: {run / 'export'}")
     there = path.exists() or not HUB_ID.fullmatch(model_id)
     return path if there else fetch(model_id, ENCODER_FILES)
 

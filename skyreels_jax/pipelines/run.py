@@ -16,6 +16,7 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data.features.manifest import complete
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
+from skyreels_jax.models.kinds import TRAINED
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.nn.lora import add_adapters
 from skyreels_jax.pipelines import converted
@@ -33,7 +34,6 @@ from skyreels_jax.pipelines.source import ModelSource, Modules, load_tokenizer
 from skyreels_jax.weights.merge import Adapter, Change
 from skyreels_jax.weights.params import ParamSource
 
-TRAINED = ("transformer", "text_encoder")
 KINDS = ("text_to_video", "flow_dpo")
 FORCING = "diffusion_forcing"  # the name of the objective
 _UPON = ("start", "lora")  # of the config: what adapters are upon, which only their run can say
@@ -55,9 +55,10 @@ def open_run(
     Raises `UserError` if there is no checkpoint, the run trained something else, or that model is
     another one now.
     """
-    step, config = _taken_for(path, config)
+    checkpoint = find_checkpoint(path)  # once: a run may go on meanwhile
+    step, config = _taken_for(checkpoint, config)
     if config.get("kind") == converted.KIND:
-        return converted.open_converted(path)
+        return converted.open_converted(checkpoint)
     if config.get("kind") not in KINDS:
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
     configs, encoders = model_configs(config), run_encoders(config)
@@ -68,7 +69,7 @@ def open_run(
         frozen = {name: encoders.folder.components[name] for name in FROZEN}
         defaults = own_defaults(encoders.folder, config)
         load_words = functools.partial(load_tokenizer, encoders.folder.tokenizer)
-    base, checkpoint = _base(path, config, find), find_checkpoint(path)
+    base = _base(path, config, find)
     whole = {**configs, **{name: part.config for name, part in frozen.items()}}
 
     def params(weights: str | None) -> dict[str, ParamSource]:
@@ -80,7 +81,8 @@ def open_run(
 
     def state() -> bytes:
         upon = b"" if base is None else base.state()
-        weights = weights_state(part.weights for part in frozen.values())
+        trained = sorted(file for file in (checkpoint / "state").rglob("*") if file.is_file())
+        weights = weights_state([*trained, *(part.weights for part in frozen.values())])
         return f"step {step} ".encode() + upon + weights
 
     return ModelSource(
@@ -106,14 +108,15 @@ def trained_params(
 
     The arguments are those of `open_run`, and so are the errors.
     """
-    config = _taken_for(path, config)[1]
-    return _trained_params(find_checkpoint(path), config, _base(path, config, find), None)
+    checkpoint = find_checkpoint(path)
+    config = _taken_for(checkpoint, config)[1]
+    return _trained_params(checkpoint, config, _base(path, config, find), None)
 
 
 def _taken_for(
-    path: pathlib.Path, config: Mapping[str, Any] | None
+    checkpoint: pathlib.Path, config: Mapping[str, Any] | None
 ) -> tuple[int, Mapping[str, Any]]:
-    step, kept = run_config(path)
+    step, kept = run_config(checkpoint)
     upon = {name: kept.get(name) for name in _UPON}
     return step, kept if config is None else {**config, **upon}
 
@@ -173,7 +176,8 @@ def trained_adapter(path: pathlib.Path, *, weights: str | None = None) -> Adapte
     weights: as in `CheckpointParams`.
     Raises `UserError` where the checkpoint does not hold what the run's config says.
     """
-    config = run_config(path)[1]
+    checkpoint = find_checkpoint(path)
+    config = run_config(checkpoint)[1]
     lora, configs = config["lora"], model_configs(config)
 
     def make() -> TextToVideo:
@@ -186,7 +190,7 @@ def trained_adapter(path: pathlib.Path, *, weights: str | None = None) -> Adapte
         return model
 
     like = nnx.to_pure_dict(nnx.split(nnx.eval_shape(make), nnx.Param, ...)[1])
-    stored = CheckpointParams(find_checkpoint(path), weights=weights)
+    stored = CheckpointParams(checkpoint, weights=weights)
     matched(stored.leaves, like, of=f"the checkpoint {stored.name}")
     params = load_params(stored.within(PART), like[PART], "float32")
     return adapter_of(params, scale=lora["alpha"] / lora["rank"], name=str(path))

@@ -228,12 +228,15 @@ def open_folder(
     model_id: str, path: pathlib.Path, *, fetch: Callable[[], Any] | None = None
 ) -> ModelSource:
     """Returns what a diffusers or official folder holds; `fetch` completes it before weights."""
-    folder = layout.read_folder(path)
+    folder = layout.read_folder(path, model_id=model_id, complete=fetch is None)
     components = folder.components
 
-    def read(dtype: str, names: Collection[str] = tuple(components)) -> Modules:
+    def complete() -> None:
         if fetch is not None:
             fetch()
+
+    def read(dtype: str, names: Collection[str] = tuple(components)) -> Modules:
+        complete()
         return {
             name: layout.load_component(part, dtype="float32" if name in FLOAT32 else dtype)
             for name, part in components.items()
@@ -242,9 +245,12 @@ def open_folder(
 
     def params(weights: str | None) -> dict[str, ParamSource]:
         del weights  # there are no others
-        if fetch is not None:
-            fetch()
+        complete()
         return {name: layout.stored_params(part) for name, part in components.items()}
+
+    def state() -> bytes:
+        complete()
+        return weights_state(part.weights for part in components.values())
 
     return ModelSource(
         model_id=model_id,
@@ -253,7 +259,7 @@ def open_folder(
         load_tokenizer=lambda: load_tokenizer(folder.tokenizer),
         read=read,
         params=params,
-        state=lambda: weights_state(part.weights for part in components.values()),
+        state=state,
         image_processor=folder.image_processor,
         forcing=folder.pipeline == layout.PIPELINES[1],
     )

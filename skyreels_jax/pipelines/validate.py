@@ -184,7 +184,7 @@ def _step_cache(
     threshold = _real("teacache_thresh", chosen["teacache_thresh"], 100.0, zero=True)
     if not chosen["teacache"]:
         for name in ("teacache_thresh", "use_ret_steps", "force_teacache"):
-            if "teacache" not in given and given.get(name, False) is not False:
+            if given.get(name, False) is not False:
                 raise UserError(f"{name} does nothing without teacache; give both, or neither")
         return None
     if film.cached:

@@ -15,8 +15,6 @@ from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.testing.micro import micro_configs, random_params
 
-TRAINED = ("transformer", "text_encoder")
-
 
 def write_synthetic_run(run: pathlib.Path, transformer: DiTConfig) -> int:
     """Writes the folder of a text_to_video run with one checkpoint; returns the bytes of the

@@ -64,11 +64,6 @@ def _slots(path: str, shape, rule: Rule, numbers: dict[str, str]) -> Iterator[tu
         yield rule.source.format(**values), Slot(path, index, stored, rule.transform, tied)
 
 
-def source_shapes(table: Table, abstract: Params) -> dict[str, tuple[int, ...]]:
-    """Returns the name and shape of every tensor that a file of this model holds."""
-    return {name: slot.shape for name, slot in plan(table, abstract).items()}
-
-
 def match(table: Table, source: TensorSource, abstract: Params) -> dict[str, Slot]:
     """Returns the slots of `abstract` by the names under which `source` holds them.
 

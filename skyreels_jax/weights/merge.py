@@ -1,7 +1,7 @@
 """Adapters as values, and the one way to add them to parameters."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,9 +38,16 @@ Leaf = Array | np.ndarray
 Scaled = tuple[Adapter, float | int]
 
 
-def merge(tree: Params, adapters: Sequence[Scaled]) -> Params:
+def merge(
+    tree: Params,
+    adapters: Sequence[Scaled],
+    *,
+    place: Callable[[str, Leaf], Leaf] = lambda path, leaf: leaf,
+) -> Params:
     """Returns `tree` with each adapter added, times its scale; other leaves are the same objects.
 
+    place: (path, leaf) -> the leaf on the devices where it belongs, before and after the sum: so
+    none has more of it than its part.
     Sums are float32, rounded once to the type of the leaf, layer by layer. As rounding cannot be
     undone by subtraction, adapters are taken out by going back to the leaves of `tree`: whoever
     wants to, keeps those that `changed_paths` names.
@@ -49,6 +56,7 @@ def merge(tree: Params, adapters: Sequence[Scaled]) -> Params:
 
     def add(path: tuple, leaf: Leaf) -> Leaf:
         name = path_name(path)
+        leaf = place(name, leaf)
         if name not in wanted:
             return leaf
         changes = [
@@ -56,7 +64,8 @@ def merge(tree: Params, adapters: Sequence[Scaled]) -> Params:
             for adapter, scale in adapters
             for change in adapter.changes.get(name, ())
         ]
-        return compiled_add(leaf, *_factors(leaf.shape, changes), _whole(leaf.shape, changes))
+        parts = (*_factors(leaf.shape, changes), _whole(leaf.shape, changes))
+        return place(name, compiled_add(leaf, *parts))
 
     return jax.tree_util.tree_map_with_path(add, tree)
 

@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
@@ -34,25 +33,6 @@ class TensorSource(Protocol):
     def dtype(self, key: str) -> np.dtype: ...
 
     def read(self, key: str) -> np.ndarray: ...
-
-
-class DictSource:
-    """A `TensorSource` over arrays in memory."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, name: str = "arrays"):
-        self.name, self._arrays = name, arrays
-
-    def keys(self) -> list[str]:
-        return list(self._arrays)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._arrays[key].shape)
-
-    def dtype(self, key: str) -> np.dtype:
-        return np.dtype(self._arrays[key].dtype)
-
-    def read(self, key: str) -> np.ndarray:
-        return np.asarray(self._arrays[key])
 
 
 class SafetensorsSource:

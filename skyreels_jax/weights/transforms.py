@@ -89,5 +89,3 @@ SAME = Transform()
 LINEAR = Transform("o i -> i o")
 CONV2D = Transform("o i h w -> h w i o")
 CONV3D = Transform("o i t h w -> t h w i o")
-CONV2D_LINEAR = Transform("o i 1 1 -> i o")  # a 1x1 convolution kept as a linear layer
-CONV3D_LINEAR = Transform("o i 1 1 1 -> i o")

@@ -1,11 +1,13 @@
 """`skyreels-jax generate`, end to end on a micro model."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
 
 from skyreels_jax.cli.main import main
+from skyreels_jax.pipelines.film import Film
 
 PROMPT = "A large red circle moves left."
 
@@ -86,6 +88,23 @@ def test_a_file_of_prompts_and_a_sheet(generate, tmp_path):
         "a-large-red-circle-moves-left_seed0.png",
     ]
     assert all((tmp_path / "out" / name).stat().st_size for name in names)
+
+
+@pytest.mark.parametrize("sheet", [[], ["--sheet"]])
+def test_films_are_forgotten_when_they_are_written(generate, tmp_path, monkeypatch, sheet):
+    prompts, made, first = tmp_path / "prompts.txt", [], []
+    prompts.write_text("a ring\na square\na circle\n")
+    save = Film.save
+
+    def saved(film, path):
+        made.append(weakref.ref(film.frames))
+        first.append(made[0]() is not None)
+        return save(film, path)
+
+    monkeypatch.setattr(Film, "save", saved)
+    small = ("--num_frames", "1", "--resolution", "16x16", "--batch_size", "1")
+    assert generate("--prompts_file", str(prompts), *small, *sheet)[0] == 0
+    assert len(first) == 3 and not first[2]
 
 
 def test_films_are_not_replaced_unasked(generate, tmp_path):

@@ -76,6 +76,14 @@ def test_films_with_adapters_and_step_cache_are_made_again(generate, lora):
     assert changed == {**recipe, **off, "lora": recipe["lora"][:1]}
 
 
+def test_what_the_step_cache_alone_reads_is_not_ignored(generate):
+    small = ("--num_frames", "1", "--resolution", "16x16")
+    note = generate(*small)[1][0].replace(".mp4", ".json")
+    code, out, err = generate("--from", note, "--teacache_thresh", "0.3", "--overwrite")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "teacache_thresh does nothing without teacache" in err[0]
+
+
 def test_an_adapter_that_is_not_as_it_was(generate, lora, tmp_path):
     note = generate("--lora", str(lora))[1][0].replace(".mp4", ".json")
     save_file({"blocks.0.attn1.to_q.lora_A.weight": np.zeros((1, 24), np.float32)}, lora)

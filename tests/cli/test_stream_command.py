@@ -347,6 +347,24 @@ def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeyp
     assert "another size, rate or encoder" in refused("--resume", state, "--out", wide)
 
 
+def test_what_does_not_go_on_is_not_cut(stream, tmp_path, monkeypatch):
+    film, state = tmp_path / "film.mp4", tmp_path / "film.state"
+    interrupt(monkeypatch, after=1)
+    assert stream("--prompt", PROMPT, "--out", film)[0] == 130
+    with film.open("ab") as file:
+        file.write(b"\0\0\1\0moof half a window")
+    before, odd = film.read_bytes(), tmp_path / "odd.state"
+    with safe_open(state, framework="numpy") as file:
+        save_file({"prefix": file.get_tensor("prefix")[:, 1:]}, odd, metadata=file.metadata())
+    for flags, message in (
+        (("--resume", state, "--mesh", "data=3"), "does not fit 8 devices"),
+        (("--resume", odd, "--out", film), "the state is damaged: it holds"),
+    ):
+        code, _, err = stream(*flags)
+        assert code == 2 and message in err
+        assert film.read_bytes() == before
+
+
 def test_a_text_model_makes_no_long_films(refused, micro_folder):
     argv = ["--model_id", micro_folder, "--prompt", PROMPT, "--base_num_frames", "9"]
     line = refused(*argv)

@@ -27,10 +27,11 @@ from skyreels_jax.models.layout import (
     save_component,
     write_index,
 )
-from skyreels_jax.models.transfer import convert_folder, to_official
+from skyreels_jax.models.transfer import to_official
 from skyreels_jax.models.umt5.config import XXL, UMT5Config
 from skyreels_jax.models.vae.config import VAEConfig
-from skyreels_jax.weights.convert import source_shapes
+from skyreels_jax.pipelines.convert import convert
+from skyreels_jax.testing.stored import source_shapes
 from skyreels_jax.weights.reader import open_source
 
 CONFIGS = {
@@ -132,20 +133,23 @@ def test_diffusers_loads_the_folder(saved):
 
 
 def test_there_and_back_is_bit_exact(saved, tmp_path):
-    official = convert_folder(saved, tmp_path / "official", form="official", max_shard_bytes=4000)
+    convert(saved, tmp_path / "official", form="official", max_shard_bytes=4000)
+    official = read_folder(tmp_path / "official")
     assert official.form == "official"
     assert {name: part.config for name, part in official.components.items()} == CONFIGS
     assert len(list((tmp_path / "official").glob("model-*.safetensors"))) > 1
     state = torch.load(tmp_path / "official" / KINDS["text_encoder"].official, weights_only=True)
     assert state["blocks.1.ffn.gate.0.weight"].dtype == torch.bfloat16
-    back = convert_folder(tmp_path / "official", tmp_path / "back", form="diffusers")
+    convert(tmp_path / "official", tmp_path / "back", form="diffusers")
+    back = read_folder(tmp_path / "back")
     assert bits(saved) == bits(tmp_path / "back")
     assert back.scheduler == read_folder(saved).scheduler
     for file in ("model_index.json", SETTINGS, *(f"{name}/config.json" for name in CONFIGS)):
         assert json.loads((saved / file).read_text()) == json.loads(
             (tmp_path / "back" / file).read_text()
         )
-    again = convert_folder(tmp_path / "back", tmp_path / "again", form="official")
+    convert(tmp_path / "back", tmp_path / "again", form="official")
+    again = read_folder(tmp_path / "again")
     for name in CONFIGS:
         first, second = (open_source(f.components[name].weights) for f in (official, again))
         for key in first.keys():  # noqa: SIM118
@@ -153,7 +157,7 @@ def test_there_and_back_is_bit_exact(saved, tmp_path):
 
 
 def test_conversion_casts_on_request(saved, tmp_path):
-    convert_folder(saved, tmp_path / "half", form="diffusers", dtype="bfloat16")
+    convert(saved, tmp_path / "half", form="diffusers", dtype="bfloat16")
     for kept, cast in zip(bits(saved).values(), bits(tmp_path / "half").values(), strict=True):
         for key, (dtype, shape, data) in kept.items():
             array = np.frombuffer(data, dtype).reshape(shape).astype(ml_dtypes.bfloat16)
@@ -162,7 +166,7 @@ def test_conversion_casts_on_request(saved, tmp_path):
 
 def test_an_official_folder_without_our_file_is_the_released_one(saved, tmp_path):
     target = tmp_path / "SkyReels-V2-DF-1.3B-540P"
-    convert_folder(saved, target, form="official")
+    convert(saved, target, form="official")
     (target / "diffusers_configs.json").unlink()
     folder = read_folder(target)
     assert folder.components["vae"].config == VAEConfig()
@@ -252,7 +256,7 @@ DAMAGE = {
 def test_bad_folders_are_refused_and_nothing_is_written(model, tmp_path, damage, message):
     damage(model)
     with pytest.raises(UserError, match=message):
-        convert_folder(model, tmp_path / "out", form="official")
+        convert(model, tmp_path / "out", form="official")
     assert {p.name for p in tmp_path.iterdir()} <= {"tiny"}
 
 
@@ -261,13 +265,13 @@ def test_a_failure_half_way_leaves_nothing(model, tmp_path):
     tree["embedding"][3, 3] = 1e6
     save_component(model / "text_encoder", "text_encoder", CONFIGS["text_encoder"], tree)
     with pytest.raises(UserError, match="shared.weight holds values beyond float16"):
-        convert_folder(model, tmp_path / "out", form="diffusers", dtype="float16")
+        convert(model, tmp_path / "out", form="diffusers", dtype="float16")
     assert {p.name for p in tmp_path.iterdir()} == {"tiny"}
 
 
 def test_an_existing_or_unwritable_target_is_refused(saved, tmp_path):
     with pytest.raises(UserError, match="exists; name a new folder"):
-        convert_folder(saved, tmp_path, form="diffusers")
+        convert(saved, tmp_path, form="diffusers")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
-        convert_folder(saved, tmp_path / "file" / "out", form="diffusers")
+        convert(saved, tmp_path / "file" / "out", form="diffusers")

@@ -8,9 +8,8 @@ import numpy as np
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.models.kinds import TRAINED
 from skyreels_jax.testing.micro import micro_configs, random_params
-
-TRAINED = ("transformer", "text_encoder")
 
 
 class State(NamedTuple):

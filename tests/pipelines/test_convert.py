@@ -1,6 +1,7 @@
 """Conversion of runs and checkpoints: the same values, from wherever and however they lie."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.convert import convert
+from skyreels_jax.pipelines.encoders import open_encoders
 from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.weights.reader import open_source
 
@@ -76,6 +78,22 @@ def test_which_weights_of_which_checkpoint(run, micro_folder, tmp_path):
     model = load.find(str(checkpoints / "3")).read("float32")["transformer"]
     found = nnx.to_pure_dict(nnx.state(model))["blocks"]["attn1"]["q"]["kernel"][1]
     np.testing.assert_array_equal(found, 2 * plain.T)
+
+
+def test_a_run_that_goes_on_meanwhile_is_that_of_one_step(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        latest = iter([3])
+        patch.setattr(Checkpoints, "latest", lambda _: next(latest, 7))
+        convert(run, tmp_path / "out", form="orbax")
+        latest = iter([3])
+        params = load.find(str(run)).params(None)
+    name = "blocks/attn1/q/kernel"
+    for found in (params, load.find(str(tmp_path / "out")).params(None)):
+        expected = np.float32(2) * trained()["transformer"]["blocks"]["attn1"]["q"]["kernel"]
+        np.testing.assert_array_equal(found["transformer"].read(name), expected)
+    convert(run / "checkpoints" / "3", tmp_path / "same", form="orbax")
+    first, second = (load.find(str(tmp_path / name)).fingerprint for name in ("out", "same"))
+    assert first == second
 
 
 def test_only_what_was_trained_is_cast(run, micro_folder, tmp_path):
@@ -184,6 +202,32 @@ def test_a_converted_model_is_loaded_as_any_other(micro, micro_folder, run, tmp_
         convert(run, tmp_path / name, form="orbax", **options)
         prints.add(load.find(str(tmp_path / name)).fingerprint)
     assert len(prints) == 3
+
+
+def test_what_has_no_encoders_to_be_opened_says_where_they_are(micro_folder, run, tmp_path):
+    start = tmp_path / "start"
+    convert(micro_folder, start, form="orbax")
+    for place, message in (
+        (start, f"convert {start} DST --to diffusers"),
+        (start / "checkpoints" / "0", f"convert {start} DST --to diffusers"),
+        (run, f"give what it exported: {run}/export"),
+        (run / "checkpoints" / "7", f"give what it exported: {run}/export"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_encoders(str(place))
+
+
+def test_a_run_that_was_trained_anew_has_another_fingerprint(micro_folder, tmp_path):
+    run, prints = tmp_path / "run", []
+    for scale in (1.0, 2.0):
+        save(run, 7, trained(scale), None, vae=micro_folder / "vae")
+        shutil.copytree(run, tmp_path / "copy")
+        found = {load.find(str(tmp_path / name)).fingerprint for name in ("run", "copy")}
+        assert len(found) == 1
+        prints += found
+        shutil.rmtree(run)
+        shutil.rmtree(tmp_path / "copy")
+    assert prints[0] != prints[1]
 
 
 def test_values_that_a_type_cannot_hold_leave_nothing(micro_folder, tmp_path):

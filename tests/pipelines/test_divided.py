@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from safetensors.numpy import save_file
 
 import skyreels_jax as sr
 from skyreels_jax.core.errors import UserError
@@ -11,6 +12,7 @@ from skyreels_jax.models import layout
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.divided import DividedVAE, check_mesh, cut
+from skyreels_jax.testing.micro import micro_configs
 
 PROMPT = "A red ring glides slowly to the right in a meadow, close-up."
 MESHES = {
@@ -35,6 +37,25 @@ def alone(micro_folder):
 def test_same_films_on_any_mesh(micro_folder, alone, mesh):
     assert alone.std() > 5
     assert np.abs(frames(micro_folder, mesh) - alone).max() <= 1
+
+
+def test_adapters_leave_weights_where_they_are(micro_folder, tmp_path):
+    config, name = micro_configs()["transformer"], "transformer.blocks.0.ffn.net.0.proj"
+    shapes = {"A": (1, config.width), "B": (config.ffn_dim, 1)}
+    tensors = {f"{name}.lora_{x}.weight": np.ones(s, np.float32) for x, s in shapes.items()}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    model = sr.load(str(micro_folder), mesh=MESHES["films, weights, tokens"])
+
+    def kernel(lora):
+        blocks = model._adapted(model.source.loras(lora))["transformer"]["blocks"]
+        return blocks["ffn"]["up"]["kernel"]
+
+    before = kernel(())
+    assert len(before.sharding.device_set) == 8 and not before.is_fully_replicated
+    found = [kernel(str(tmp_path / "lora.safetensors")), kernel(())]
+    assert (np.asarray(found[0]) != np.asarray(before)).any()
+    np.testing.assert_array_equal(found[1], before)
+    assert [leaf.sharding for leaf in found] == [before.sharding] * 2
 
 
 @pytest.mark.parametrize(

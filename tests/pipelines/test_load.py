@@ -1,11 +1,14 @@
 """What a model can be loaded from."""
 
 import dataclasses
+import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 import skyreels_jax
 from skyreels_jax.checkpoint import Checkpoints
@@ -13,6 +16,7 @@ from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models import layout
 from skyreels_jax.pipelines import cache, load, places
+from skyreels_jax.pipelines.convert import convert
 from skyreels_jax.testing.micro import micro_configs, random_params, write_micro_model
 
 PROMPT = "A red ring glides slowly to the right."
@@ -26,20 +30,73 @@ def test_the_shipped_name(monkeypatch, micro_folder, tmp_path):
     assert (source.model_id, source.defaults.num_frames) == ("tiny", 9)
 
 
-def test_a_hub_id_is_fetched_small_first(monkeypatch, micro_folder):
-    calls = []
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Lays a folder on the hub; returns which of its fetches were of all files."""
 
-    def snapshot_download(model_id, *, allow_patterns):
-        calls.append((model_id, allow_patterns is not None))
-        return str(micro_folder)
+    def publish(folder):
+        fetched, files = [], [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
+        here = tmp_path / "cache" / "0123abcd"  # of a commit, as in the real one
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        def snapshot_download(model_id, *, allow_patterns):
+            fetched.append(allow_patterns is None)
+            for file in filter_repo_objects(map(str, files), allow_patterns=allow_patterns):
+                (here / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / file, here / file)
+            return str(here)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        return fetched
+
+    return publish
+
+
+def test_a_hub_id_is_fetched_small_first(hub, micro_folder):
+    fetched = hub(micro_folder)
     source = load.find("some/model")
     source.request(prompt=PROMPT)
-    assert calls == [("some/model", True)]
+    assert fetched == [False]
     source.load()
-    assert calls == [("some/model", True), ("some/model", False)]
+    assert fetched == [False, True]
     assert source.model_id == "some/model"
+
+
+def test_the_fingerprint_of_a_hub_id_is_that_of_its_weights(hub, micro_folder):
+    hub(micro_folder)
+    first = load.find("some/model").fingerprint
+    assert first == load.find("some/model").fingerprint == load.find(str(micro_folder)).fingerprint
+
+
+def test_there_is_no_fingerprint_without_weights(tmp_path):
+    folder = write_micro_model(tmp_path)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="vae: no weights"):
+        _ = load.find(str(folder)).fingerprint
+
+
+def test_an_official_hub_id_says_itself_what_it_is_for(hub, forcing_folder, tmp_path):
+    """The cache names folders by commits, and no weights are fetched for a request."""
+    pytest.importorskip("torch")
+    convert(forcing_folder, tmp_path / "official", form="official")
+    extra = tmp_path / "official" / layout.EXTRA
+    said = json.loads(extra.read_text())
+    del said["pipeline"]  # as in the releases
+    extra.write_text(json.dumps(said))
+    fetched = hub(tmp_path / "official")
+    source = load.find("Skywork/SkyReels-V2-DF-1.3B-540P")
+    source.request(prompt=PROMPT, num_frames=17, base_num_frames=9)
+    assert not load.find("Skywork/SkyReels-V2-T2V-1.3B-540P").forcing
+    assert fetched == [False, False]
+    assert source.read("float32", ["vae"]).keys() == {"vae"}
+
+
+def test_a_hub_id_of_no_model(hub, tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    fetched = hub(tmp_path / "bert")
+    with pytest.raises(UserError, match="not a model folder"):
+        load.find("some/bert")
+    assert fetched == [False]
 
 
 @pytest.mark.parametrize("name", ["absent/model", "absent", "./absent"])
@@ -50,9 +107,7 @@ def test_what_is_nowhere(name):
 
 def test_an_official_folder(micro, micro_folder, tmp_path):
     pytest.importorskip("torch")
-    from skyreels_jax.models.transfer import convert_folder
-
-    convert_folder(micro_folder, tmp_path / "official", form="official")
+    convert(micro_folder, tmp_path / "official", form="official")
     model = skyreels_jax.load(str(tmp_path / "official"))
     options = {
         "num_frames": 9,

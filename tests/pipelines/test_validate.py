@@ -41,6 +41,7 @@ def test_one_seed_serves_all_prompts_or_each_has_its_own():
         ({"prompt": None}, "a prompt is a text, got NoneType"),
         ({"seed": None}, "seed must be a whole number, got None"),
         ({"teacache_thresh": 0.1}, "teacache_thresh does nothing without teacache"),
+        ({"teacache": False, "teacache_thresh": 0.1}, "does nothing without teacache"),
         ({"force_teacache": True}, "force_teacache does nothing without teacache"),
         ({"negative_prompt": ["a"]}, "one text"),
         ({"num_frames": 32}, "not 4k\\+1; nearest legal: 29 or 33"),

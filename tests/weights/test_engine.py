@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.testing.stored import export_tree, transcode
-from skyreels_jax.weights.convert import load_tree, source_shapes
-from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.testing.stored import DictSource, export_tree, source_shapes, transcode
+from skyreels_jax.weights.convert import load_tree
 from skyreels_jax.weights.table import Rule, ignored
 from skyreels_jax.weights.transforms import CONV3D, LINEAR, Transform, squeeze
 

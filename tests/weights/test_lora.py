@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.testing.stored import DictSource
 from skyreels_jax.weights.lora import export_lora, read_lora
 from skyreels_jax.weights.merge import Adapter, Change, changed_paths, merge
 from skyreels_jax.weights.peft import open_lora, peft_scaling
-from skyreels_jax.weights.reader import DictSource
 from skyreels_jax.weights.table import Rule
 from skyreels_jax.weights.transforms import CONV3D, LINEAR
 from skyreels_jax.weights.writer import write_file

@@ -5,9 +5,7 @@ import pytest
 
 from skyreels_jax.weights.transforms import (
     CONV2D,
-    CONV2D_LINEAR,
     CONV3D,
-    CONV3D_LINEAR,
     LINEAR,
     SAME,
     Transform,
@@ -25,8 +23,7 @@ SPLIT = Transform("(n k) i -> i n k", (("n", 3),))
         (LINEAR, (2, 3), (3, 2)),
         (CONV2D, (2, 3, 4, 5), (4, 5, 3, 2)),
         (CONV3D, (2, 3, 4, 5, 6), (4, 5, 6, 3, 2)),
-        (CONV2D_LINEAR, (2, 3, 1, 1), (3, 2)),
-        (CONV3D_LINEAR, (2, 3, 1, 1, 1), (3, 2)),
+        (Transform("o i 1 1 -> i o"), (2, 3, 1, 1), (3, 2)),
         (squeeze(4), (5, 1, 1, 1), (5,)),
         (PATCH, (5, 3, 1, 2, 2), (12, 5)),
         (SPLIT, (6, 4), (4, 3, 2)),
@@ -52,7 +49,7 @@ def test_a_patch_kernel_becomes_a_matrix():
     ("transform", "shape"),
     [
         (LINEAR, (2,)),
-        (CONV2D_LINEAR, (2, 3, 3, 3)),
+        (Transform("o i 1 1 -> i o"), (2, 3, 3, 3)),
         (SPLIT, (7, 4)),
         (Transform("(a b) -> a b"), (6,)),
     ],

@@ -13,9 +13,9 @@ from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.data.toy_film.world import sample_scene
 from skyreels_jax.evals.sheet import contact_sheet
 from skyreels_jax.models import layout
+from skyreels_jax.models.kinds import TRAINED
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.pipelines.defaults import toy_defaults
-from skyreels_jax.pipelines.run import TRAINED
 from skyreels_jax.pipelines.source import ModelSource, Modules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.writers import Image

@@ -14,8 +14,8 @@ from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.models.clip.config import ARCHITECTURES, CLIPVisionConfig
 from skyreels_jax.models.clip.modeling import Block, CLIPVisionEncoder
 from skyreels_jax.models.clip.weights import diffusers_table
+from skyreels_jax.testing.stored import DictSource
 from skyreels_jax.weights.convert import load_tree
-from skyreels_jax.weights.reader import DictSource
 
 SIZES = {
     "hidden_size": 24, "intermediate_size": 40, "projection_dim": 10, "num_hidden_layers": 3,

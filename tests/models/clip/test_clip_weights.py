@@ -15,9 +15,8 @@ from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.models.clip.config import ARCHITECTURES, IGNORED, VIT_H_14, CLIPVisionConfig
 from skyreels_jax.models.clip.modeling import CLIPVisionEncoder
 from skyreels_jax.models.clip.weights import TEXTUAL, diffusers_table, official_table
-from skyreels_jax.testing.stored import export_tree, transcode
-from skyreels_jax.weights.convert import load_tree, source_shapes
-from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.testing.stored import DictSource, export_tree, source_shapes, transcode
+from skyreels_jax.weights.convert import load_tree
 from skyreels_jax.weights.table import matcher
 
 SIZES = {

@@ -15,7 +15,7 @@ from skyreels_jax.models import layout
 from skyreels_jax.models.clip.config import VIT_H_14, CLIPVisionConfig
 from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.layout import abstract_model, load_component, read_folder
-from skyreels_jax.models.transfer import convert_folder
+from skyreels_jax.pipelines.convert import convert
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.weights.reader import open_source
 
@@ -67,13 +67,15 @@ def test_recognised(saved):
 
 
 def test_there_and_back_is_bit_exact(saved, tmp_path):
-    official = convert_folder(saved, tmp_path / "official", form="official")
+    convert(saved, tmp_path / "official", form="official")
+    official = read_folder(tmp_path / "official")
     assert {name: part.config for name, part in official.components.items()} == {
         name: part.config for name, part in read_folder(saved).components.items()
     }
     names = set(open_source(official.components["image_encoder"].weights).keys())
     assert {"visual.transformer.0.attn.to_qkv.weight", "visual.head"} <= names
-    back = convert_folder(tmp_path / "official", tmp_path / "back", form="diffusers")
+    convert(tmp_path / "official", tmp_path / "back", form="diffusers")
+    back = read_folder(tmp_path / "back")
     assert (back.pipeline, back.scheduler, back.image_processor) == (
         "SkyReelsV2ImageToVideoPipeline",
         read_folder(saved).scheduler,
@@ -95,7 +97,7 @@ def test_there_and_back_is_bit_exact(saved, tmp_path):
 
 
 def test_an_official_folder_without_our_file_is_the_released_one(saved, tmp_path):
-    convert_folder(saved, tmp_path / "official", form="official")
+    convert(saved, tmp_path / "official", form="official")
     (tmp_path / "official" / layout.EXTRA).unlink()
     folder = read_folder(tmp_path / "official")
     assert folder.components["image_encoder"].config == VIT_H_14
@@ -150,5 +152,5 @@ DAMAGE = {
 def test_bad_folders_are_refused_and_nothing_is_written(small, tmp_path, damage, message):
     damage(small)
     with pytest.raises(UserError, match=message):
-        convert_folder(small, tmp_path / "out", form="official")
+        convert(small, tmp_path / "out", form="official")
     assert {p.name for p in tmp_path.iterdir()} == {"small"}

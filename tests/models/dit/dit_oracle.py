@@ -12,8 +12,8 @@ from flax import nnx
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.dit import DiTConfig, SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.weights import diffusers_table
+from skyreels_jax.testing.stored import DictSource
 from skyreels_jax.weights.convert import load_tree
-from skyreels_jax.weights.reader import DictSource
 
 SMALL = DiTConfig(
     num_attention_heads=2,

@@ -17,9 +17,8 @@ from skyreels_jax.core.tree import count_parameters, named_leaves
 from skyreels_jax.models.dit import DiTConfig, SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.config import CONFIGS, from_official
 from skyreels_jax.models.dit.weights import diffusers_table, official_table
-from skyreels_jax.testing.stored import export_tree
-from skyreels_jax.weights.convert import load_tree, source_shapes
-from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.testing.stored import DictSource, export_tree, source_shapes
+from skyreels_jax.weights.convert import load_tree
 
 FULL = dataclasses.replace(
     SMALL, image_dim=12, added_kv_proj_dim=40, pos_embed_seq_len=6, inject_sample_info=True

@@ -15,9 +15,10 @@ from skyreels_jax.models.dit.weights import diffusers_table, official_table
 from skyreels_jax.nn.lora import add_adapters
 from skyreels_jax.pipelines.run import adapter_of
 from skyreels_jax.testing.micro import micro_configs
+from skyreels_jax.testing.stored import DictSource
 from skyreels_jax.weights.lora import export_lora, read_lora
 from skyreels_jax.weights.merge import Adapter, Change, merge
-from skyreels_jax.weights.reader import DictSource, open_source
+from skyreels_jax.weights.reader import open_source
 from skyreels_jax.weights.writer import write_file
 
 TABLES = (diffusers_table(SMALL), official_table(SMALL))

@@ -14,9 +14,8 @@ from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.models.umt5.config import UMT5Config
 from skyreels_jax.models.umt5.modeling import Block, UMT5Encoder, buckets, position_bias
 from skyreels_jax.models.umt5.weights import diffusers_table
-from skyreels_jax.testing.stored import export_tree
+from skyreels_jax.testing.stored import DictSource, export_tree
 from skyreels_jax.weights.convert import load_tree
-from skyreels_jax.weights.reader import DictSource
 
 CONFIG = UMT5Config(
     vocab_size=50, d_model=24, d_kv=6, d_ff=40, num_layers=3, num_heads=5,

@@ -15,9 +15,8 @@ from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.models.umt5.config import IGNORED, XXL, UMT5Config
 from skyreels_jax.models.umt5.modeling import UMT5Encoder
 from skyreels_jax.models.umt5.weights import diffusers_table, official_table
-from skyreels_jax.testing.stored import export_tree
-from skyreels_jax.weights.convert import load_tree, source_shapes
-from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.testing.stored import DictSource, export_tree, source_shapes
+from skyreels_jax.weights.convert import load_tree
 
 TINY = UMT5Config(vocab_size=11, d_model=8, d_kv=2, d_ff=6, num_layers=2, num_heads=3)
 

@@ -16,9 +16,8 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.models.vae.config import IGNORED_FIELDS, VAEConfig
 from skyreels_jax.models.vae.weights import diffusers_table, official_table
-from skyreels_jax.testing.stored import export_tree
-from skyreels_jax.weights.convert import load_tree, plan, source_shapes
-from skyreels_jax.weights.reader import DictSource
+from skyreels_jax.testing.stored import DictSource, export_tree, source_shapes
+from skyreels_jax.weights.convert import load_tree, plan
 
 # Wan-AI/Wan2.2-TI2V-5B-Diffusers, vae/config.json, without its 48 latent statistics.
 WAN22 = {

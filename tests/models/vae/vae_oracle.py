@@ -11,8 +11,8 @@ from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.vae import AutoencoderKLWan, VAEConfig
 from skyreels_jax.models.vae.weights import diffusers_table
+from skyreels_jax.testing.stored import DictSource
 from skyreels_jax.weights.convert import load_tree
-from skyreels_jax.weights.reader import DictSource
 
 STATISTICS = np.random.default_rng(5)
 
