@@ -33,8 +33,8 @@ def weights(place):
 def adapters(out, stage):
     """The averaged adapters of a stage, and which run it says it started from."""
     with Checkpoints(out / f"stage_{stage}" / "checkpoints") as checkpoints:
-        step = checkpoints.latest()
-        return checkpoints.restore_raw(step)["ema"], checkpoints.config(step)["start"]
+        start = checkpoints.config(checkpoints.latest())["start"]
+    return raw_state(out / f"stage_{stage}")["ema"], start
 
 
 @pytest.fixture(scope="module")
