@@ -42,9 +42,9 @@ def whole(root):  # noqa: F811
     """A run of two stages, and what `fit` was given in each."""
     given, fit = [], run.fit
 
-    def look(step, state, *, rest, frozen, **options):
-        given.append(jax.device_get((state, rest, frozen)))
-        return fit(step, state, rest=rest, frozen=frozen, **options)
+    def look(step, like, begin, *, rest, frozen, **options):
+        given.append(jax.device_get((begin(), rest, frozen)))
+        return fit(step, like, begin, rest=rest, frozen=frozen, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "fit", look)
