@@ -1,7 +1,7 @@
 """Orbax checkpoints of a training run: state, data iterator, resolved configuration."""
 
-from skyreels_jax.checkpoint.manager import Checkpoints, restore_params
-from skyreels_jax.checkpoint.reader import CheckpointParams, find_checkpoint
+from skyreels_jax.checkpoint.manager import Checkpoints
+from skyreels_jax.checkpoint.reader import CheckpointParams, find_checkpoint, restore_params
 from skyreels_jax.checkpoint.room import check_room
 from skyreels_jax.checkpoint.writer import Leaf, write_checkpoint
 

@@ -1,24 +1,21 @@
 """A folder of checkpoints: train state, position in the data, resolved configuration."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from skyreels_jax.checkpoint.chunks import chunked
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.tree import matched
-from skyreels_jax.core.types import Params
 from skyreels_jax.core.version import code_version
 
 
 class Checkpoints:
     """The checkpoints under `folder`; use as a context manager.
 
+    The first that is saved makes the folder: who only looks for checkpoints makes no run of it.
     The state is any pytree of arrays with static structure; the rest is json-ready.
     A checkpoint is written aside, in the background, and moved into place when it is complete; what
     a killed run left unfinished is removed by the next one that writes.
@@ -36,15 +33,16 @@ class Checkpoints:
             max_to_keep=keep,
             keep_period=keep_every or None,
             cleanup_tmp_directories=keep is not None,
-            create=not by_itself,
+            create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=this, active_processes={this}
             )
             if by_itself
             else ocp.options.MultiprocessingOptions(),
         )
+        self._folder = pathlib.Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(folder).absolute(),
+            self._folder,
             options=options,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -72,6 +70,7 @@ class Checkpoints:
         """
         if step == self.latest():
             return
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._manager.wait_until_finished()
         if jax.default_backend() == "cpu":
             # From other devices Orbax has copied before it returns; of arrays on CPU it writes the
@@ -102,15 +101,6 @@ class Checkpoints:
             ) from error
         return restored["state"], restored["data"]
 
-    def restore_raw(self, step: int) -> dict[str, Any]:
-        """Returns the state of `step` as nested dicts of numpy arrays, without knowing what it is
-        and over which devices it was divided.
-        """
-        kept = self._manager.item_metadata(step)["state"]
-        like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), kept.tree)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=items)["state"]
-
     def config(self, step: int) -> dict:
         """Returns the resolved configuration that the checkpoint of `step` was written with."""
         items = ocp.args.Composite(config=ocp.args.JsonRestore())
@@ -119,29 +109,6 @@ class Checkpoints:
     def code(self, step: int) -> str | None:
         """Returns the version of the code that wrote the checkpoint of `step`, if it says so."""
         return (self._manager.metadata(step).custom_metadata or {}).get("code")
-
-
-def restore_params(
-    folder: str | pathlib.Path,
-    like: Params,
-    *,
-    ema: bool = True,
-    adapt: Callable[[Params], Params] = lambda stored: stored,
-) -> Params:
-    """Returns the parameters of the newest checkpoint under `folder`, as a tree like `like`.
-
-    Averaged parameters where the run kept them and `ema` asks for them; the optimiser's state is
-    not needed. `like` holds arrays or abstract arrays. `adapt` makes, from the tree that was
-    stored, the one that is returned.
-    Raises `UserError` if there is no checkpoint, or one of another model.
-    """
-    with Checkpoints(folder) as checkpoints:
-        step = checkpoints.latest()
-        if step is None:
-            raise UserError(f"no checkpoint under {folder}")
-        state = checkpoints.restore_raw(step)
-    stored = adapt(state["ema"] if ema and state.get("ema") else state["params"])
-    return matched(stored, like, of=f"the checkpoint under {folder}")
 
 
 def _abstract(tree: Any) -> Any:

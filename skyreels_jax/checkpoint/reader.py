@@ -1,16 +1,22 @@
 """The parameters in a checkpoint, read one part at a time, by whatever devices it was written."""
 
 import copy
+import functools
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
 from skyreels_jax.checkpoint.manager import Checkpoints
+from skyreels_jax.checkpoint.writer import Leaf
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.run_folder import is_checkpoint
-from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.core.tree import matched, named_leaves
+from skyreels_jax.core.types import Params
 
 Index = tuple[int, ...]
 ROOTS = {"ema": "ema", "raw": "params"}  # of the trees in a training state
@@ -66,6 +72,16 @@ class CheckpointParams:
         other._slab = None
         return other
 
+    def tree(self) -> Params:
+        """Returns them as they were nested; each leaf is read when it is used."""
+        tree: Params = {}
+        for path, leaf in self.leaves.items():
+            *above, name = path.split("/")
+            inside = functools.reduce(lambda part, key: part.setdefault(key, {}), above, tree)
+            read = functools.partial(self.read, path)
+            inside[name] = Leaf(shape=tuple(leaf.shape), dtype=self.dtype(path), read=read)
+        return tree
+
     def dtype(self, path: str, index: Index = ()) -> np.dtype:
         del index
         return np.dtype(self.leaves[path].dtype)
@@ -100,3 +116,29 @@ class CheckpointParams:
         name = f"{self._root}.{path.replace('/', '.')}/"
         spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": place, "path": name}}
         return tensorstore.open(spec, read=True, context=self._context).result()
+
+
+def restore_params(
+    path: str | pathlib.Path,
+    like: Params,
+    *,
+    adapt: Callable[[Params], Params] = lambda stored: stored,
+) -> Params:
+    """Returns the parameters in the checkpoint `path`, or in the newest of the run there, as a tree
+    like `like`: averaged ones where the run kept them.
+
+    `like` holds arrays or abstract arrays. Leaves of a sharding are read and placed one at a time,
+    the others are numpy's. `adapt` makes the tree that is returned from the one that was stored,
+    whose leaves are read when they are used.
+    Raises `UserError` if there is no checkpoint, or one of another model.
+    """
+    stored = CheckpointParams(find_checkpoint(pathlib.Path(path)))
+    found = matched(adapt(stored.tree()), like, of=f"the checkpoint {stored.name}")
+    return jax.tree.map(_placed, found, like)
+
+
+def _placed(leaf: Any, like: Any) -> np.ndarray | jax.Array:
+    whole, sharding = np.asarray(leaf), getattr(like, "sharding", None)
+    if sharding is None:
+        return whole
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

@@ -30,6 +30,9 @@ class Leaf:
     def ndim(self) -> int:
         return len(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.cast(self.read(())), dtype)
+
     @property
     def size(self) -> int:
         return int(np.prod(self.shape))

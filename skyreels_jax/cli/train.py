@@ -16,10 +16,12 @@ from typing import Any
 
 from skyreels_jax.core.config import from_dict, override, suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.signals import sigterm_ends
 
 NAME = "train"
 HELP = "train from a config file (resumes by itself), then export in diffusers form"
 SEEDS = 2**31  # those made of one (of stages, buckets, films) have as much room again
+STOPPED = "stopped; the same command goes on from here"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="exit code of a run that SIGTERM stopped before its end, when it has saved and can go "
-        "on (default: %(default)s)",
+        help="exit code of a command that SIGTERM stopped before its end; given again, it goes on "
+        "(default: %(default)s)",
     )
 
 
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     values = read_config(args.config)
     hosts.join(args.hosts, count=args.host_count, index=args.host_index)
-    with hosts.ending_at_once(), hosts.quiet():
+    with sigterm_ends(args.stopped_code, STOPPED), hosts.ending_at_once(), hosts.quiet():
         return _run(args, values)
 
 
@@ -91,7 +93,7 @@ def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     if config.mesh is not None:
         print(f"devices: {jax.device_count()}; processes: {jax.process_count()}")
     if not args.export_only and not trainer.train(recipe, config):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return args.stopped_code
     folder = trainer.export(recipe, config, dtype=args.export_dtype)
     print(folder)

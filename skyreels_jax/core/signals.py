@@ -1,8 +1,10 @@
 """Signals that ask a long run to end: noted, for who works to end where nothing is lost."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -34,3 +36,38 @@ class Signals:
         self.noted = number
         # Not print: a signal may come while something else is being printed.
         os.write(2, self._said)
+
+
+@contextlib.contextmanager
+def sigterm_ends(code: int, said: str) -> Iterator[None]:
+    """Inside, SIGTERM ends the program there and then, as it does by default, but with the exit
+    code `code`, and with `said` on stderr; where a `Signals` is open, that has it (main thread
+    only).
+    """
+
+    def ours(*_: Any) -> None: ...
+
+    def watch() -> None:
+        # A thread, for a handler waits for the main one, which may be in a compiler or in a barrier
+        # for minutes.
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is ours:
+                os.write(2, f"\n{said}\n".encode())
+                os._exit(code)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    before = signal.signal(signal.SIGTERM, ours), signal.set_wakeup_fd(writer)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.set_wakeup_fd(before[1])
+        os.close(writer)
+        watcher.join()
+        os.close(reader)

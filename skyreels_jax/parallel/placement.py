@@ -16,6 +16,15 @@ from skyreels_jax.parallel.mesh import BATCH
 from skyreels_jax.parallel.rules import Rules, shardings
 
 
+def abstract(tree: Any, where: Any) -> Any:
+    """Returns the shapes and types of `tree`, each with its sharding of the tree `where`."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        where,
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Placement:
     """The devices of a run and the rules of its parameters."""

@@ -31,7 +31,7 @@ Loader = Callable[[StageConfig, int, tuple[int, int]], Any]
 
 
 class FitResult(NamedTuple):
-    """state after the last step taken; finished is False when SIGTERM stopped the run early.
+    """state after the last step taken; finished is False when SIGTERM came, be it in the last step.
 
     It is True as well when `until` ended the run before its last step.
     """
@@ -42,7 +42,8 @@ class FitResult(NamedTuple):
 
 def fit(
     train_step: TrainStep,
-    state: TrainState,
+    like: TrainState,
+    begin: Callable[[], TrainState],
     *,
     rest: Any,
     config: TrainConfig,
@@ -54,72 +55,81 @@ def fit(
     flops: Flops | None = None,
     sample: Callable[[Params], Image] | None = None,
 ) -> FitResult:
-    """Trains `state` to the last step of `config.stages`, or until a metric has stopped rising.
+    """Trains to the last step of `config.stages`, or until a metric has stopped rising.
 
     Starts from the newest checkpoint under `folder` if there is one, unless `config` has become
-    another run's (`resume.changes` raises). Writes folder/checkpoints (state, data position,
-    resolved config), and gives metrics.csv and `config.writers` (of many processes the first does)
-    what objective and `Meter` measure: a row for every `log_every` steps, or fewer before a
-    checkpoint. A resumed run goes through the same numbers as one that was never stopped. SIGINT
-    and SIGTERM save a checkpoint after the running step (of many processes: after the next one of
-    all) and end the loop; SIGINT then raises `KeyboardInterrupt`, and a second one interrupts at
-    once. Metrics are fetched from the device once a window and one step late, so that the device
-    never waits for the host (but at checkpoints and once in each window of `until`). `state` must
-    not be used afterwards: its buffers are donated.
+    another run's (`resume.changes` raises), or else from the state that `begin` makes, which nobody
+    else may hold: it is donated. Writes folder/checkpoints (state, data position, resolved config),
+    and gives metrics.csv and `config.writers` (of many processes the first does) what objective and
+    `Meter` measure: a row for every `log_every` steps, or fewer before a checkpoint. A resumed run
+    goes through the same numbers as one that was never stopped. SIGINT and SIGTERM save a
+    checkpoint after the running step (of many processes: after the next one of all) and end the
+    loop; SIGINT then raises `KeyboardInterrupt`, and a second one interrupts at once. Metrics are
+    fetched from the device once a window and one step late, so that the device never waits for the
+    host (but at checkpoints and once in each window of `until`).
+    like: shapes and shardings of the state (`abstract_state`).
     rest, frozen: of every step, as in `make_train_step`.
-    placement: of `state`; None: it is on one device.
+    placement: of the state; None: it is on one device.
     flops: operations of a step on a batch.
     sample: makes a picture of the averaged parameters, if there are any, or else of the others,
     every `config.sample_every` steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    jitted = _compiled(train_step, state, placement)
+    jitted = _compiled(train_step, like, placement)
     resolved = to_dict(config)
     kept = {"keep": config.keep, "keep_every": config.keep_every}
-    with Stop(placement) as stop, Checkpoints(folder / "checkpoints", **kept) as checkpoints:
-        data: dict = {}
-        if (latest := checkpoints.latest()) is not None:
-            _tell_changes(checkpoints, latest, config)
-            state, data = checkpoints.restore(latest, state)
-        step, total = latest or 0, config.total_steps
-        batches = _Batches(config, loader, step, data, placement)
-        writers = open_writers(config, folder, step=step) if is_first() and step < total else []
-        meter = Meter(flops=flops, devices=1 if placement is None else placement.mesh.size)
-        reporter = Reporter(config, writers, meter, step)
-        watch, compiled = Watch(until, data.get("watched", [])), -1
+    with Stop(placement) as stop:
+        with Checkpoints(folder / "checkpoints", **kept) as checkpoints:
+            step, state, data = _first(checkpoints, config, like, begin)
+            batches, total = _Batches(config, loader, step, data, placement), config.total_steps
+            writers = open_writers(config, folder, step=step) if step < total else []
+            meter = Meter(flops=flops, devices=1 if placement is None else placement.mesh.size)
+            reporter = Reporter(config, writers, meter, step)
+            watch, compiled = Watch(until, data.get("watched", [])), -1
 
-        def save() -> None:
-            reporter.flush()  # no step that a checkpoint has is missing in its rows
-            with meter.saving(state):
-                position = {**batches.position(), "watched": watch.values()}
-                checkpoints.save(step, state, data=position, config=resolved)
+            def save() -> None:
+                reporter.flush()  # no step that a checkpoint has is missing in its rows
+                with meter.saving(state):
+                    position = {**batches.position(), "watched": watch.values()}
+                    checkpoints.save(step, state, data=position, config=resolved)
 
-        with contextlib.closing(reporter), _on(placement):
-            while step < total and not stop.due() and not watch.over():
-                stage, _ = config.stage_at(step)
-                first, compiled = stage != compiled, stage
-                with meter.paused(state) if first else contextlib.nullcontext():
-                    with meter.waiting():
-                        batch, size = batches.next(step)
-                    state, metrics = jitted(state, batch, rest, frozen)
-                    if first:  # the compiler's time is no step's
-                        jax.block_until_ready(metrics)
-                step += 1
-                reporter.add(step, metrics)
-                if not first:
-                    meter.add(batch, size)
-                watch.add(metrics)
-                if sample is not None and step % config.sample_every == 0:
-                    with meter.paused(state):
-                        averaged = state.params if state.ema is None else state.ema
-                        reporter.image(step, "samples", sample(averaged))
-                if step % config.save_every == 0:
-                    save()
-            save()
-    finished = step >= total or watch.over()
+            with contextlib.closing(reporter), _on(placement):
+                while step < total and not stop.due() and not watch.over():
+                    stage, _ = config.stage_at(step)
+                    first, compiled = stage != compiled, stage
+                    with meter.paused(state) if first else contextlib.nullcontext():
+                        with meter.waiting():
+                            batch, size = batches.next(step)
+                        state, metrics = jitted(state, batch, rest, frozen)
+                        if first:  # the compiler's time is no step's
+                            jax.block_until_ready(metrics)
+                    step += 1
+                    reporter.add(step, metrics)
+                    if not first:
+                        meter.add(batch, size)
+                    watch.add(metrics)
+                    if sample is not None and step % config.sample_every == 0:
+                        with meter.paused(state):
+                            averaged = state.params if state.ema is None else state.ema
+                            reporter.image(step, "samples", sample(averaged))
+                    if step % config.save_every == 0:
+                        save()
+                save()
+        stopped = stop.now()
+    finished = not stopped and (step >= total or watch.over())
     if stop.noted == signal.SIGINT and not finished:
         raise KeyboardInterrupt
     return FitResult(state, finished)
+
+
+def _first(
+    checkpoints: Checkpoints, config: TrainConfig, like: TrainState, begin: Callable[[], TrainState]
+) -> tuple[int, TrainState, dict]:
+    """Returns the step, the state and the position in the data that a run goes on from."""
+    if (step := checkpoints.latest()) is None:
+        return 0, begin(), {}
+    _tell_changes(checkpoints, step, config)
+    return step, *checkpoints.restore(step, like)
 
 
 def _tell_changes(checkpoints: Checkpoints, step: int, config: TrainConfig) -> None:
@@ -131,11 +141,11 @@ def _tell_changes(checkpoints: Checkpoints, step: int, config: TrainConfig) -> N
         print(f"going on from step {step} with {change}", file=sys.stderr)
 
 
-def _compiled(train_step: TrainStep, state: TrainState, placement: Placement | None) -> Any:
+def _compiled(train_step: TrainStep, like: TrainState, placement: Placement | None) -> Any:
     """Returns the step as a program that keeps the state where it is."""
     options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": _compiler_options()}
     if placement is not None:
-        options["out_shardings"] = (jax.tree.map(lambda x: x.sharding, state), placement.whole)
+        options["out_shardings"] = (jax.tree.map(lambda x: x.sharding, like), placement.whole)
     return jax.jit(train_step, **options)
 
 

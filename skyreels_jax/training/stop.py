@@ -22,6 +22,10 @@ class Stop(Signals):
         asked = self.noted is not None
         return asked if self._agree is None else self._agree(asked)
 
+    def now(self) -> bool:
+        """Returns whether a signal has come to any process; unlike `due`, it waits for them all."""
+        return self.due() or self.due()
+
 
 class _Agreement:
     """Answers one question late, so that nobody waits for the device."""

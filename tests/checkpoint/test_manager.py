@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skyreels_jax.checkpoint import Checkpoints, restore_params
+from skyreels_jax.checkpoint import CheckpointParams, Checkpoints, restore_params
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.version import code_version
+from skyreels_jax.testing.raw_state import raw_state
 
 
 class State(NamedTuple):
@@ -52,28 +53,27 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path):
     """Those steps take milliseconds, 64 MB take longer to write."""
     state = State({"kernel": jnp.zeros(16 << 20)}, None, jnp.int32(0))
     train = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for step in range(1, 4):
             state = train(state)
             checkpoints.save(step, state, data={}, config={})
-            writing = not (tmp_path / str(step)).exists()
+            writing = not (tmp_path / "checkpoints" / str(step)).exists()
             for _ in range(5):
                 state = train(state)
             assert writing, "it was not written in the background"
-    with Checkpoints(tmp_path) as checkpoints:
-        for step, count in ((2, 7), (3, 13)):
-            got = checkpoints.restore_raw(step)
-            assert got["count"] == count
-            np.testing.assert_array_equal(got["params"]["kernel"], np.float32(count))
+    for step, count in ((2, 7), (3, 13)):
+        got = raw_state(tmp_path / "checkpoints" / str(step))
+        assert got["count"] == count
+        np.testing.assert_array_equal(got["params"]["kernel"], np.float32(count))
 
 
 def test_what_devices_share_is_read_without_them(tmp_path):
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     values = np.arange(16, dtype=np.float32)
-    save(tmp_path, State({"kernel": jax.device_put(values, sharding)}, None, jnp.int32(1)))
-    with Checkpoints(tmp_path) as checkpoints:
-        got = checkpoints.restore_raw(5)["params"]["kernel"]
+    state = State({"kernel": jax.device_put(values, sharding)}, None, jnp.int32(1))
+    save(tmp_path / "checkpoints", state)
+    got = raw_state(tmp_path)["params"]["kernel"]
     assert isinstance(got, np.ndarray)
     np.testing.assert_array_equal(got, values)
 
@@ -110,20 +110,45 @@ def test_a_lost_device_is_not_waited_for(tmp_path):
 
 
 def test_parameters_alone_averaged_if_there_are_averages(tmp_path):
-    save(tmp_path / "a", State(params(), params(3.0), jnp.int32(1)))
-    save(tmp_path / "b", State(params(), None, jnp.int32(1)))
+    save(tmp_path / "a" / "checkpoints", State(params(), params(3.0), jnp.int32(1)))
+    save(tmp_path / "b" / "checkpoints", State(params(), None, jnp.int32(1)))
     abstract = jax.eval_shape(params)
-    for folder, options, scale in (("a", {}, 3.0), ("a", {"ema": False}, 1.0), ("b", {}, 1.0)):
-        got = restore_params(tmp_path / folder, abstract, **options)
+    for folder, scale in (("a", 3.0), ("b", 1.0), ("b/checkpoints/5", 1.0)):
+        got = restore_params(tmp_path / folder, abstract)
         assert jax.tree.structure(got) == jax.tree.structure(params())
         jax.tree.map(np.testing.assert_array_equal, got, params(scale))
 
 
+def test_parameters_are_read_one_at_a_time_to_where_they_are_to_be(tmp_path, monkeypatch):
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+    values = {name: np.random.default_rng(0).random((3, 16), np.float32) for name in "abc"}
+    save(tmp_path / "checkpoints", State(values, None, jnp.int32(1)))
+    like = {name: jax.ShapeDtypeStruct((3, 16), np.float32, sharding=divided) for name in "abc"}
+    done, read, place = [], CheckpointParams.read, jax.make_array_from_callback
+
+    def noted_read(self, path, index=()):
+        done.append(f"read {self._root}/{path}")
+        return read(self, path, index)
+
+    def noted_place(*args):
+        done.append("place")
+        return place(*args)
+
+    monkeypatch.setattr(CheckpointParams, "read", noted_read)
+    monkeypatch.setattr(jax, "make_array_from_callback", noted_place)
+    got = restore_params(tmp_path, like)
+    assert done == ["read params/a", "place", "read params/b", "place", "read params/c", "place"]
+    for name, leaf in got.items():
+        assert leaf.sharding == divided
+        np.testing.assert_array_equal(leaf, values[name])
+
+
 def test_parameters_may_be_adapted(tmp_path):
-    save(tmp_path, State(params(), params(3.0), jnp.int32(1)))
+    save(tmp_path / "checkpoints", State(params(), params(3.0), jnp.int32(1)))
 
     def doubled(stored):
-        return {"layers": {0: jax.tree.map(lambda leaf: 2 * leaf, stored["layers"]["0"])}}
+        return {"layers": {0: {"kernel": 2 * np.asarray(stored["layers"]["0"]["kernel"])}}}
 
     got = restore_params(tmp_path, {"layers": {0: params()["layers"][0]}}, adapt=doubled)
     jax.tree.map(np.testing.assert_array_equal, got, {"layers": {0: params(6.0)["layers"][0]}})
@@ -132,7 +157,8 @@ def test_parameters_may_be_adapted(tmp_path):
 def test_missing_and_foreign_checkpoints(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         restore_params(tmp_path / "empty", params())
-    save(tmp_path, State(params(), None, jnp.int32(1)))
+    assert not (tmp_path / "empty").exists()
+    save(tmp_path / "checkpoints", State(params(), None, jnp.int32(1)))
     for other in (
         {"layers": {0: {"kernel": jnp.zeros((2, 3))}}},
         {"layers": {**params()["layers"]}},

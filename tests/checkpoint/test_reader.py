@@ -74,7 +74,8 @@ def test_all_parts_of_all_leaves(tmp_path, monkeypatch, chunks):
 
 def test_there_must_be_a_checkpoint_with_such_weights(tmp_path):
     with pytest.raises(UserError, match="no checkpoint under .* yet"):
-        find_checkpoint(tmp_path)
+        find_checkpoint(tmp_path / "mistyped")
+    assert not (tmp_path / "mistyped").exists()  # else it would be a run from now on
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(5, {"params": tree(), "ema": None}, data={}, config={})
     assert_holds(CheckpointParams(find_checkpoint(tmp_path)), tree())
@@ -99,7 +100,7 @@ def test_leaves_that_are_read_while_they_are_written(tmp_path, monkeypatch, size
     write_checkpoint(tmp_path / "checkpoints", lazily, config={"kind": "ours"})
     assert len(reads) == len(set(reads)) == 6 + 3 + 6 + 3  # layers; rows and vectors at once
     assert_holds(CheckpointParams(find_checkpoint(tmp_path)), tree())
-    stored = restore_params(tmp_path / "checkpoints", tree())
+    stored = restore_params(tmp_path, tree())
     jax.tree.map(np.testing.assert_array_equal, stored, tree())
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.config(0) == {"kind": "ours"}

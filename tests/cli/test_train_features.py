@@ -13,7 +13,6 @@ from flax import nnx
 from own_videos import encode
 
 import skyreels_jax
-from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes import features
 from skyreels_jax.cli.recipes.base import recipe_for
@@ -26,6 +25,7 @@ from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines.convert import FILE
 from skyreels_jax.pipelines.load import find
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
+from skyreels_jax.testing.raw_state import raw_state
 from skyreels_jax.training import loop
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.weights.reader import open_source
@@ -97,15 +97,10 @@ def rows(folder):
         ]
 
 
-def state(folder):
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        return checkpoints.restore_raw(checkpoints.latest())
-
-
 def test_a_run_changes_the_transformer_alone_and_is_exported_whole(run, micro_folder):
     assert [row["step"] for row in rows(run)] == [str(step + 1) for step in range(8)]
     assert all(np.isfinite(float(row["loss"])) for row in rows(run))
-    assert list(state(run)["params"]) == ["transformer"]  # nothing frozen is in it
+    assert list(raw_state(run)["params"]) == ["transformer"]  # nothing frozen is in it
     before, after = find(str(micro_folder)), find(str(run / "export"))
     old, new = before.read("float32"), after.read("float32")
     assert old.keys() == new.keys() == {"vae", "text_encoder", "transformer"}
@@ -159,7 +154,7 @@ def test_a_stopped_run_goes_on_to_the_bit(config, run, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert main(args) == 0
     assert rows(tmp_path / "run") == rows(run)
-    jax.tree.map(np.testing.assert_array_equal, state(tmp_path / "run"), state(run))
+    jax.tree.map(np.testing.assert_array_equal, raw_state(tmp_path / "run"), raw_state(run))
 
 
 def test_batches_are_of_one_bucket_and_about_as_large(config):

@@ -82,7 +82,7 @@ def weights(out, stage):
         name: layout.abstract_model(name, configs[name])[1]
         for name in ("transformer", "text_encoder")
     }
-    return restore_params(out / f"stage_{stage}" / "checkpoints", like)
+    return restore_params(out / f"stage_{stage}", like)
 
 
 def rows(out):

@@ -33,8 +33,8 @@ def weights(place):
 def adapters(out, stage):
     """The averaged adapters of a stage, and which run it says it started from."""
     with Checkpoints(out / f"stage_{stage}" / "checkpoints") as checkpoints:
-        step = checkpoints.latest()
-        return checkpoints.restore_raw(step)["ema"], checkpoints.config(step)["start"]
+        start = checkpoints.config(checkpoints.latest())["start"]
+    return raw_state(out / f"stage_{stage}")["ema"], start
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def whole(root):  # noqa: F811
     """A run of two stages, and what `fit` was given in each."""
     given, fit = [], run.fit
 
-    def look(step, state, *, rest, frozen, **options):
-        given.append(jax.device_get((state, rest, frozen)))
-        return fit(step, state, rest=rest, frozen=frozen, **options)
+    def look(step, like, begin, *, rest, frozen, **options):
+        given.append(jax.device_get((begin(), rest, frozen)))
+        return fit(step, like, begin, rest=rest, frozen=frozen, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "fit", look)

@@ -11,7 +11,6 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 import skyreels_jax
-from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.core.tree import named_leaves
@@ -19,6 +18,7 @@ from skyreels_jax.models.dit.fps import fold_fps
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.convert import ADAPTER, FILE
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
+from skyreels_jax.testing.raw_state import raw_state
 
 CONFIG = """
 import ml_collections
@@ -76,8 +76,7 @@ def weights(place):
 
 
 def state(run, step):
-    with Checkpoints(run / "checkpoints") as checkpoints:
-        return checkpoints.restore_raw(step)
+    return raw_state(run / "checkpoints" / str(step))
 
 
 def test_adapters_alone_are_trained_averaged_and_kept(root):

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.checkpoint import find_checkpoint
 from skyreels_jax.cli.main import main
+from skyreels_jax.testing.raw_state import raw_state
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS, EVERY = 24, 4
@@ -91,8 +92,7 @@ def ended(run, out):
 
 def state(out):
     """Returns (step, state) of the newest checkpoint."""
-    with Checkpoints(out / "checkpoints") as checkpoints:
-        return checkpoints.latest(), checkpoints.restore_raw(checkpoints.latest())
+    return int(find_checkpoint(out).name), raw_state(out)
 
 
 def assert_same(a, b):

@@ -166,7 +166,7 @@ def test_to_orbax_and_back_is_bit_exact(micro_folder, tmp_path):
     for file in sorted(micro_folder.rglob("*.json")):
         same = tmp_path / "back" / file.relative_to(micro_folder)
         assert json.loads(same.read_text()) == json.loads(file.read_text()), file
-    stored = restore_params(tmp_path / "start" / "checkpoints", trained())
+    stored = restore_params(tmp_path / "start", trained())
     jax.tree.map(np.testing.assert_array_equal, stored, trained())
     with Checkpoints(tmp_path / "start" / "checkpoints") as checkpoints:
         assert checkpoints.latest() == 0

@@ -1,7 +1,9 @@
 """The loop: bit-exact resume with the data's position, a clean stop, metrics, stages."""
 
+import collections
 import csv
 import dataclasses
+import gc
 import signal
 import time
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_run
 from toy_run import config, run
 
 from skyreels_jax.checkpoint import Checkpoints
@@ -22,6 +25,7 @@ from skyreels_jax.training.config import DataConfig, OptimizerConfig, PolicyConf
 from skyreels_jax.training.metrics import MetricsLog, last_means
 from skyreels_jax.training.optimizer import make_optimizer
 from skyreels_jax.training.plateau import Plateau
+from skyreels_jax.training.reporter import Reporter
 from skyreels_jax.training.state import init_state
 
 
@@ -41,6 +45,31 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, cut):
     assert second.finished and whole.finished
     assert_same(whole.state, second.state)
     assert seen == whole_seen and len(seen) == 12
+
+
+def test_one_state_is_held_at_a_time(tmp_path, monkeypatch):
+    """In a fresh run and in one that goes on, which makes no first state."""
+
+    def held():
+        gc.collect()
+        return collections.Counter(leaf.shape for leaf in jax.live_arrays())[4, 8]
+
+    counts, add = [], Reporter.add
+    monkeypatch.setattr(Reporter, "add", lambda *args: (counts.append(held()), add(*args)))
+    before = held()
+    first = run(tmp_path, config(9), stop_after=3)
+    mirrors = sum(leaf.shape == (4, 8) for leaf in jax.tree.leaves(first.state))
+    del first
+    made = []
+    monkeypatch.setattr(toy_run, "init_state", lambda *args, **options: made.append(1))
+    run(tmp_path, config(9))
+    own = mirrors + 1  # this file's `run` keeps the parameters
+    assert len(counts) == 9 and {count - before for count in counts} == {own} and not made
+
+
+def test_a_signal_in_the_last_step_ends_the_run_before_what_comes_then(tmp_path):
+    assert not run(tmp_path, config(9), stop_after=9).finished
+    assert run(tmp_path, config(9)).finished
 
 
 @pytest.mark.parametrize("cut", [3, 9])

@@ -5,6 +5,7 @@ sample numbers of every batch.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -24,7 +25,7 @@ from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import make_optimizer
-from skyreels_jax.training.state import init_state
+from skyreels_jax.training.state import abstract_state, init_state
 from skyreels_jax.training.step import make_train_step
 
 RULES = (("kernel", PartitionSpec(None, "fsdp")), ("bias", PartitionSpec("fsdp")))
@@ -132,10 +133,12 @@ def run(
 
         return Watched(iter(data), shown)
 
-    state = init_state(params, tx, ema=True, placement=placement)
+    mirrored = {"ema": True, "placement": placement}
+    like = abstract_state(params, tx, **mirrored)
     options = {"loader": loader, "folder": folder, "until": until, "placement": placement}
     options["sample"] = sample
-    return fit(step, state, rest=rest, config=settings, **options)
+    begin = functools.partial(init_state, params, tx, **mirrored)
+    return fit(step, like, begin, rest=rest, config=settings, **options)
 
 
 class Printed:

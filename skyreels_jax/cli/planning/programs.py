@@ -16,11 +16,11 @@ from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.parallel.mesh import BATCH
-from skyreels_jax.parallel.placement import Placement
+from skyreels_jax.parallel.placement import Placement, abstract
 from skyreels_jax.pipelines.divided import DividedVAE
 from skyreels_jax.pipelines.generate import compiled_decode, decode_chunk
 from skyreels_jax.training.config import TrainConfig
-from skyreels_jax.training.state import TrainState, init_state
+from skyreels_jax.training.state import TrainState, abstract_state
 from skyreels_jax.training.step import TrainStep
 
 TEXT = 512  # tokens of every text
@@ -53,11 +53,10 @@ class Training(NamedTuple):
 def abstract_training(recipe: Recipe, config: TrainConfig, placement: Placement) -> Training:
     """Returns the training of a run; `UserError` for meshes that do not divide its weights."""
     graphdef, params, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
-    params = _placed(params, placement.params(params))
+    params = abstract(params, placement.params(params))
     step, tx = run.make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
-    state = jax.eval_shape(lambda p: init_state(p, tx, ema=bool(config.ema_decay)), params)
-    state = _placed(state, placement.alike(state, params))
-    return Training(step, state, _placed(rest, jax.tree.map(lambda _: placement.whole, rest)))
+    state = abstract_state(params, tx, ema=bool(config.ema_decay), placement=placement)
+    return Training(step, state, abstract(rest, jax.tree.map(lambda _: placement.whole, rest)))
 
 
 def train_program(
@@ -78,7 +77,7 @@ def abstract_params(recipe: Recipe, config: TrainConfig, placement: Placement) -
     """Returns the shapes of the parameters that films are made with, in bfloat16, placed."""
     params = run.abstract_params(recipe, config)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
-    return _placed(params, placement.params(params))
+    return abstract(params, placement.params(params))
 
 
 def abstract_batch(
@@ -135,11 +134,11 @@ def decode_program(vae: VAEConfig, placement: Placement, bucket: Bucket) -> Prog
     """
     graphdef, params = abstract_vae(vae, placement)
     latents = jax.ShapeDtypeStruct((1, 1, *bucket.latents[1:], vae.z_dim), jnp.float32)
-    latents = _placed(latents, placement.whole)
+    latents = abstract(latents, placement.whole)
     first = _compile(compiled_decode, (graphdef, params, latents, None), placement)
     _, _, where = first.compiled.output_shardings
     _, _, cache = jax.eval_shape(decode_chunk, graphdef, params, latents, None)
-    cache = _placed(cache, where)
+    cache = abstract(cache, where)
     later = _compile(compiled_decode, (graphdef, params, latents, cache), placement)
     return dataclasses.replace(later, seconds=first.seconds + later.seconds)
 
@@ -151,15 +150,7 @@ def abstract_vae(vae: VAEConfig, placement: Placement) -> tuple[nnx.GraphDef, Pa
         return DividedVAE(AutoencoderKLWan(vae, rngs=nnx.Rngs(0)), placement.mesh)
 
     graphdef, params = nnx.split(nnx.eval_shape(make))
-    return graphdef, _placed(params, jax.tree.map(lambda _: placement.whole, params))
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        tree,
-        shardings,
-    )
+    return graphdef, abstract(params, jax.tree.map(lambda _: placement.whole, params))
 
 
 def _compile(jitted: Any, arguments: tuple, placement: Placement) -> Program:

@@ -32,29 +32,38 @@ def check_lora(recipe: Recipe, config: TrainConfig) -> TrainConfig:
             "folder of a run"
         )
     check_start(config.start)
-    nnx.eval_shape(lambda: _with_adapters(config, recipe.make(config, nnx.Rngs(0))))
+    adapted_shapes(recipe, config)
     base = load.find(config.start).fingerprint
     if config.lora.base not in ("", base):
         raise UserError(f"lora.base: {config.start} is {base}, not {config.lora.base}")
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, base=base))
 
 
-def adapted(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
-    """Returns structure, parameters and fixed weights of the model at `config.start` with new
-    adapters, which change nothing yet.
+def adapted_shapes(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
+    """Returns the structure of a model with adapters, their shapes, and those of its weights."""
 
-    The fixed weights are held once, in the type that is computed in. Raises `UserError` as
-    `started` does.
+    def make() -> tuple[nnx.GraphDef, Params, Any]:
+        model = _with_adapters(config, recipe.make(config, nnx.Rngs(0)))
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+        return graphdef, nnx.to_pure_dict(params), rest
+
+    return nnx.eval_shape(make)
+
+
+def adapted(recipe: Recipe, config: TrainConfig) -> tuple[Params, Any]:
+    """Returns new adapters, which change nothing yet, of the model at `config.start`, and its
+    weights, which are fixed.
+
+    These are held once, in the type that is computed in. Raises `UserError` as `started` does.
     """
     graphdef, state = nnx.split(nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(0))))
     weights = started(config.start, nnx.to_pure_dict(state), fps=config.data.fps)
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, config.compute_dtype), weights)
     model = _with_adapters(config, nnx.merge(graphdef, weights))
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
     # Restored arrays are committed to their device, drawn ones are not; after the first step all
     # would be, and the step be compiled again.
-    params, rest = jax.device_put((nnx.to_pure_dict(params), rest), jax.local_devices()[0])
-    return graphdef, params, rest
+    return jax.device_put((nnx.to_pure_dict(params), rest), jax.local_devices()[0])
 
 
 def _with_adapters(config: TrainConfig, model: nnx.Module) -> nnx.Module:

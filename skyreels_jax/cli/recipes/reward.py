@@ -86,7 +86,7 @@ class RewardRecipe:
         the scores of the clips that it was trained on.
         """
         like = abstract_network(config.model)[1]
-        params = restore_params(pathlib.Path(config.out) / "checkpoints", like)
+        params = restore_params(config.out, like)
         stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype).astype(jnp.float32), params)
         mean, deviation = score_statistics(config, stored)
         card = RewardCard(

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from skyreels_jax.checkpoint import check_room, restore_params
+from skyreels_jax.checkpoint import Checkpoints, check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
-from skyreels_jax.cli.recipes.lora import adapted, check_lora
+from skyreels_jax.cli.recipes.lora import adapted, adapted_shapes, check_lora
 from skyreels_jax.cli.recipes.samples import film_sampler
-from skyreels_jax.cli.recipes.start import started
+from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.files import check_writable
 from skyreels_jax.core.run_folder import is_run
@@ -22,13 +23,13 @@ from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
 from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
-from skyreels_jax.parallel.placement import Placement
+from skyreels_jax.parallel.placement import Placement, abstract
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.plateau import Plateau
-from skyreels_jax.training.state import init_state
+from skyreels_jax.training.state import TrainState, abstract_state, init_state
 from skyreels_jax.training.step import TrainStep, make_train_step
 from skyreels_jax.training.writers import check_writers
 
@@ -44,7 +45,8 @@ def train(
     """Runs or continues the training that `config` describes; returns whether it is finished.
 
     reference: whether the objective is given the parameters that it started with, as `frozen`.
-    A run whose checkpoints would find no room on disk is refused before anything is compiled.
+    Whatever can be refused, such as checkpoints that would find no room on disk, is refused before
+    data are prepared and anything is compiled. A run that goes on needs its `start` no more.
     adapters: with `config.lora`, the folder of a run whose adapters this one begins with; None: it
     begins with new ones.
     until: what ends it before its last step.
@@ -55,22 +57,28 @@ def train(
     config = check_lora(recipe, config)
     placement = placed(recipe, config)
     check_writable(folder)
-    with hosts.in_turn("data"):
-        loader = recipe.loader(config)
-    graphdef, params, rest = _begun(recipe, config, adapters, placement)
+    if config.start and not _goes_on(folder):
+        check_start(config.start)
+    graphdef, params, rest = _shapes(recipe, config, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
     step, tx = make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
-    ema = bool(config.ema_decay)
-    abstract = jax.eval_shape(lambda params: init_state(params, tx, ema=ema), params)
-    check_room(folder / "checkpoints", abstract, config.checkpoints)
-    start = init_state(params, tx, ema=ema, placement=placement)
-    frozen = jax.device_put(params) if reference else None
-    options = {"loader": loader, "folder": folder, "frozen": frozen, "until": until}
-    options |= {"placement": placement, "flops": recipe.flops(config, params)}
+    mirrored = {"ema": bool(config.ema_decay), "placement": placement}
+    like = abstract_state(params, tx, **mirrored)
+    check_room(folder / "checkpoints", like, config.checkpoints)
+    options = {"folder": folder, "until": until, "placement": placement}
+    options |= {"flops": recipe.flops(config, params), "config": config}
     options["sample"] = film_sampler(config) if config.sample_every else None
-    return fit(step, start, rest=rest, config=config, **options).finished
+    with hosts.in_turn("data"):  # hours; what was wrong has been said
+        options["loader"] = recipe.loader(config)
+    first, rest = _begun(recipe, config, params, adapters, placement)
+    frozen = jax.device_put(first()) if reference else None
+
+    def begin() -> TrainState:
+        return init_state(first() if frozen is None else frozen, tx, **mirrored)
+
+    return fit(step, like, begin, rest=rest, frozen=frozen, **options).finished
 
 
 def make_step(
@@ -119,31 +127,55 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
     return placement
 
 
-def _begun(
-    recipe: Recipe, config: TrainConfig, adapters: str | None, placement: Placement | None
+def _goes_on(folder: pathlib.Path) -> bool:
+    """Returns whether there is a checkpoint of the run in `folder`, which is all that it needs."""
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return checkpoints.latest() is not None
+
+
+def _shapes(
+    recipe: Recipe, config: TrainConfig, placement: Placement | None
 ) -> tuple[nnx.GraphDef, Params, Any]:
-    """Returns the model that a run trains: structure, first parameters, and all that is none."""
+    """Returns the structure of the model of a run, the shapes of its parameters, placed, and those
+    of all that is none.
+    """
     if config.lora is not None:
-        graphdef, params, rest = adapted(recipe, config)
-        if adapters is not None:
-            params = restore_params(pathlib.Path(adapters) / "checkpoints", params)
-        return graphdef, params, rest
-
-    mesh = None if placement is None else placement.mesh
-
-    def make() -> tuple[Params, Any]:
-        return split(recipe, config, mesh)[1:]
-
-    graphdef, abstract, _ = nnx.eval_shape(lambda: split(recipe, config, mesh))
+        return adapted_shapes(recipe, config)
     if placement is None:
-        params, rest = make()
-    else:  # each device makes its part
-        where = placement.params(abstract)
-        params, rest = jax.jit(make, out_shardings=(where, placement.whole))()
-    if config.start:
-        params = started(config.start, abstract, fps=config.data.fps)
-        params = params if placement is None else jax.device_put(params, where)
-    return graphdef, params, rest
+        return nnx.eval_shape(lambda: split(recipe, config))
+    graphdef, params, rest = nnx.eval_shape(lambda: split(recipe, config, placement.mesh))
+    return graphdef, abstract(params, placement.params(params)), rest
+
+
+def _begun(
+    recipe: Recipe,
+    config: TrainConfig,
+    like: Params,
+    adapters: str | None,
+    placement: Placement | None,
+) -> tuple[Callable[[], Params], Any]:
+    """Returns what makes the first parameters of a run, which one that goes on does not need, and
+    all of its model that is none.
+
+    like: as `_shapes` returns them.
+    """
+    if config.lora is not None:
+        params, rest = adapted(recipe, config)
+        return lambda: params if adapters is None else restore_params(adapters, params), rest
+
+    mesh, whole, where = None, None, None
+    if placement is not None:  # each device makes its part
+        mesh, whole = placement.mesh, placement.whole
+        where = jax.tree.map(lambda leaf: leaf.sharding, like)
+
+    def first() -> Params:
+        if config.start:
+            return started(config.start, like, fps=config.data.fps)
+        if placement is None:
+            return split(recipe, config)[1]
+        return jax.jit(lambda: split(recipe, config, mesh)[1], out_shardings=where)()
+
+    return first, jax.jit(lambda: split(recipe, config, mesh)[2], out_shardings=whole)()
 
 
 def split(

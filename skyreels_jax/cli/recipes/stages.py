@@ -205,11 +205,10 @@ def _films(
 ) -> FilmStore:
     """Returns the films of `order` by the model after stage `model`, scored."""
     place = _model_run(config, model)
-    weights = started(place, run.abstract_params(recipe, config))
     source = load.find(place)
     said = {"order": to_dict(order), "reward": own_films.reward_state(config.preferences.reward)}
     said |= {"model": source.fingerprint, "defaults": to_dict(source.defaults)}
-    expected = fingerprint(weights, said)
+    expected = fingerprint(started(place, run.abstract_params(recipe, config)), said)
     title = f"{folder.parent.name}: {folder.name}"
     return make_films(folder, source, order, score, scores=scores, expected=expected, title=title)
 

@@ -1,12 +1,14 @@
 """What a training run begins with: the weights of another run, or of any model."""
 
 import pathlib
+from typing import Any
 
+import jax
 from flax import nnx
 
-from skyreels_jax.checkpoint import restore_params
+from skyreels_jax.checkpoint import find_checkpoint, restore_params
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.run_folder import is_run
+from skyreels_jax.core.run_folder import is_checkpoint, is_run
 from skyreels_jax.core.tree import matched
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -16,10 +18,10 @@ from skyreels_jax.pipelines.run import run_config, trained_whole
 
 
 def started(place: str, like: Params, *, fps: int = 0) -> Params:
-    """Returns the weights at `place`, float32, as a tree like `like`.
+    """Returns the weights at `place`, float32, as a tree like `like`, and where that says.
 
-    place: the folder of a run here (its averaged weights if it kept them, its adapters merged into
-    what they were trained upon), or what
+    place: the folder of a run here or one of its checkpoints (its averaged weights if it kept them,
+    its adapters merged into what they were trained upon), or what
     `skyreels_jax.load` takes: "tiny", a folder in diffusers or official form, a hub id.
     A model without the embedding of frame rates may start from one with it, when all clips have
     `fps` frames a second: see `fold_fps`. Raises `UserError` if there is no such model.
@@ -41,18 +43,35 @@ def started(place: str, like: Params, *, fps: int = 0) -> Params:
         return {**stored, "transformer": fold_fps(stored["transformer"], fps)}
 
     check_start(place)
-    if is_run(pathlib.Path(place)) and trained_whole(run_config(pathlib.Path(place))[1]):
-        return restore_params(pathlib.Path(place) / "checkpoints", like, adapt=adapt)
-    return matched(adapt(_weights(place, like)), like, of=place)
+    path = pathlib.Path(place).expanduser()
+    if (is_run(path) or is_checkpoint(path)) and trained_whole(run_config(path)[1]):
+        return restore_params(path, like, adapt=adapt)
+    return jax.tree.map(_moved, matched(adapt(_weights(place, like)), like, of=place), like)
 
 
 def check_start(place: str) -> None:
-    """Raises `UserError` where there is nothing at `place`, nor could be on the hub."""
-    if place != load.TINY and not pathlib.Path(place).is_dir() and not load.HUB_ID.fullmatch(place):
+    """Raises `UserError` where there is nothing to start from at `place`, nor could be on the hub;
+    reads no weights.
+    """
+    path = pathlib.Path(place).expanduser()
+    if is_run(path) or is_checkpoint(path):
+        find_checkpoint(path)
+    elif path.is_dir():
+        load.find(place)
+    elif place != load.TINY:
+        like_hub = load.HUB_ID.fullmatch(place)
+        if like_hub and not path.parent.is_dir():
+            return
+        but = f", which this is not, for there is a folder {path.parent}" if like_hub else ""
         raise UserError(
             f"start: {place} holds no checkpoints; train that run first (legal as well: "
-            f"{load.TINY!r}, a model folder, a hub id)"
+            f"{load.TINY!r}, a model folder, a hub id{but})"
         )
+
+
+def _moved(leaf: Any, like: Any) -> Any:
+    sharding = getattr(like, "sharding", None)
+    return leaf if sharding is None else jax.device_put(leaf, sharding)
 
 
 def _weights(place: str, like: Params) -> Params:

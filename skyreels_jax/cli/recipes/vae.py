@@ -69,7 +69,7 @@ class VAERecipe:
     def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
         """Writes `folder`/vae, latents' statistics included; prints the PSNR on held-out clips."""
         like = abstract_model("vae", config.model)[1]
-        params = restore_params(pathlib.Path(config.out) / "checkpoints", like)
+        params = restore_params(config.out, like)
         model = self.make(config, nnx.Rngs(0))
         nnx.update(model, params)
         mean, std = latent_statistics(model, clips.source(config.data))

@@ -31,6 +31,6 @@ def fold_fps(params: Params, fps: int) -> Params:
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: FPSEmbedding(width, rngs=nnx.Rngs(0))))
     embed = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params[NAME]))
     added = embed(jnp.array([fps], jnp.int32)).reshape(-1)
-    bias = rest["time_proj"]["bias"]
+    bias = jnp.asarray(rest["time_proj"]["bias"])
     rest["time_proj"] = {**rest["time_proj"], "bias": bias + added.astype(bias.dtype)}
     return rest
