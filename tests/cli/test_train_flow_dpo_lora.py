@@ -17,6 +17,7 @@ from skyreels_jax.core.tree import count_parameters, named_leaves
 from skyreels_jax.models import layout
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.convert import FILE
+from skyreels_jax.testing.raw_state import raw_state
 from skyreels_jax.weights.lora import read_lora
 from skyreels_jax.weights.merge import merge
 from skyreels_jax.weights.reader import open_source
