@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
@@ -16,6 +17,7 @@ from skyreels_jax.models.umt5.modeling import UMT5Encoder
 from skyreels_jax.models.umt5.sharding import SHARDING_RULES
 from skyreels_jax.parallel.activations import constrain
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
+from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.parallel.rules import shardings, specs, within
 
 LARGE = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
@@ -95,3 +97,11 @@ def test_activations_are_left_alone_without_a_mesh_and_divided_with_one():
     with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, context=2))):
         y = jax.jit(lambda x: constrain(x, "batch", None, "tokens", None))(x)
     assert tuple(y.sharding.spec)[:3] == (("data", "fsdp"), None, "context")
+
+
+def test_what_a_batch_has_once_every_device_holds():
+    placement = Placement(mesh=make_mesh(MeshConfig(fsdp=8)), rules=())
+    rows = {"x": np.arange(16.0), "once": np.ones((1, 3))}
+    placed = placement.batch(rows)
+    assert placed["x"].addressable_shards[3].data.tolist() == [6, 7]
+    assert placed["once"].shape == (1, 3) and placed["once"].sharding.is_fully_replicated
