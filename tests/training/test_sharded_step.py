@@ -95,7 +95,9 @@ def trained(mesh: MeshConfig | None, accumulate: int = 1):
         params = jax.device_put(params, placement.params(params))
     state = init_state(params, tx, ema=True, placement=placement)
     where = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+    # Compiled for most of a minute (with optimisation, for a whole one), run for a second.
+    options = {"xla_backend_optimization_level": 0}
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=options)
     losses = []
     for batch in batches():
         if placement is None:
