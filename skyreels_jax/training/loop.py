@@ -74,13 +74,13 @@ def fit(
     sample: makes a picture of the averaged parameters, if there are any, or else of the others,
     every `config.sample_every` steps.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     jitted = _compiled(train_step, like, placement)
     resolved = to_dict(config)
     kept = {"keep": config.keep, "keep_every": config.keep_every}
     with Stop(placement) as stop:
         with Checkpoints(folder / "checkpoints", **kept) as checkpoints:
             step, state, data = _first(checkpoints, config, like, begin)
+            folder.mkdir(parents=True, exist_ok=True)  # not before: `begin` may refuse its weights
             batches, total = _Batches(config, loader, step, data, placement), config.total_steps
             writers = open_writers(config, folder, step=step) if step < total else []
             meter = Meter(flops=flops, devices=1 if placement is None else placement.mesh.size)
