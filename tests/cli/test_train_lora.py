@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -20,6 +21,7 @@ from skyreels_jax.pipelines.convert import ADAPTER, FILE
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.testing.raw_state import raw_state
 
+VAE = pathlib.Path(__file__).parents[2] / "configs" / "toy" / "vae.py"
 CONFIG = """
 import ml_collections
 from skyreels_jax.core.config import to_dict
@@ -181,7 +183,6 @@ def test_a_model_without_the_fps_embedding_of_what_its_adapters_are_upon(root, t
         ({"lora.targets": "('transformer/patch_embedding/kernel',)"}, "matches no linear layer"),
         ({"lora.rnk": 1}, "did you mean 'rank'?"),
         ({"lora": "{'rank': 0, 'alpha': 1}"}, "lora.rank is 1 or more"),
-        ({"kind": "vae"}, "lora: vae trains whole models; legal for text_to_video and flow_dpo"),
         ({"optimizer.policies": "[{'paths': '.*/adapter/dwn/.*'}]"}, "matches no parameter path"),
     ],
 )
@@ -189,6 +190,14 @@ def test_bad_input_is_one_line_and_exit_code_two(root, tmp_path, capfd, changes,
     assert train(root, "--out", str(tmp_path / "bad"), *settings(**changes)) == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("skyreels-jax: ") and message in error
+    assert not (tmp_path / "bad").exists()
+
+
+def test_other_kinds_train_whole_models(tmp_path, capfd):
+    args = ["--config", str(VAE), "--out", str(tmp_path / "bad")]
+    assert main(["train", *args, "--set", "lora={'rank': 2, 'alpha': 1.0}"]) == 2
+    message = "lora: vae trains whole models; legal for text_to_video and flow_dpo"
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "bad").exists()
 
 
