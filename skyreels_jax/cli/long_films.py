@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from skyreels_jax.cli import flags
-from skyreels_jax.cli.settings import SAMPLING, Setting, parse_settings
+from skyreels_jax.cli.settings import Setting, parse_settings
 from skyreels_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from skyreels_jax.pipelines.validate import Request
 
 BATCH = 16  # clips made side by side
-OPTIONS = (*SAMPLING, "dtype", *flags.WINDOWS)
+OPTIONS = (*flags.STEPS, "dtype", *flags.WINDOWS)
 
 Frames = UInt8[np.ndarray, "F H W 3"]
 

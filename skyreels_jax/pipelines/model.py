@@ -36,7 +36,7 @@ from skyreels_jax.pipelines.video import Frames, fitted
 from skyreels_jax.pipelines.video_to_video import reconstructed, remade
 
 if TYPE_CHECKING:
-    from skyreels_jax.pipelines.load import ModelSource
+    from skyreels_jax.pipelines.source import ModelSource
 
 SLOW_FPS, FPS = 16, 24  # the fps embedding knows two rates: 16, and anything else
 Number = float | int
