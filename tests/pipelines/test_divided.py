@@ -63,7 +63,7 @@ def test_adapters_leave_weights_where_they_are(micro_folder, tmp_path):
     [
         ((4, 8), ((), ("context", "data", "fsdp", "tensor"))),
         ((8, 4), (("context", "data", "fsdp", "tensor"), ())),
-        ((4, 6), (("context", "fsdp", "tensor"), ("data",))),  # 6 is no multiple of 4, nor 4 of 8
+        ((4, 6), (("context",), ("data", "fsdp", "tensor"))),  # 6 is no multiple of 4, nor 4 of 8
         ((5, 6), ((), ("data", "fsdp", "tensor"))),  # four devices do the same
         ((5, 7), ((), ("fsdp", "tensor"))),
     ],
