@@ -11,9 +11,8 @@ Commands: skyreels-jax data pairs --data_dir runs/pairs --num_clips 448 --per_cl
               --films runs/toy/found/export --guidance_scale 1 --inference_steps 15
 Hardware: 2 CPU cores, float32: twins 34 minutes beside other work, films 21, training 7.
 Result:   runs/toy/reward/export, a folder that skyreels_jax.models.reward.load.load_reward opens.
-          With the settings before: right in 0.956 of 478 held-out pairs of twins; of the model's
-          own films it preferred what the judge does in 0.64 of 241 pairs and in 0.79 of 248 others
-          (docs/motion_rl.md, log of 2026-11-29).
+          Right in 0.969 of 478 held-out pairs of twins; of the films of found.py it prefers what
+          the judge does in 0.755 of 253 clear pairs (docs/motion_rl.md).
 
 Leave one out: what it makes of a kind of distortion that it was never shown.
           for kind in time_reversal too_fast too_slow freeze stutter jitter detail_corruption \\
