@@ -23,6 +23,7 @@ from side_by_side import (
     add_device,
     compare,
     compiled_for,
+    first_line,
     jax_matmul,
     numpy_of,
     parser,
@@ -80,7 +81,7 @@ def ours(args: argparse.Namespace) -> Cases:
         try:
             jax.block_until_ready(compiled(*taken))
         except Exception as error:  # what a kernel cannot do, compilers say in their own ways
-            cases[name] = Case(None, refused=str(error).strip().splitlines()[0][:160])
+            cases[name] = Case(None, refused=first_line(error))
             continue
 
         def run(compiled=compiled, taken=taken) -> np.ndarray:

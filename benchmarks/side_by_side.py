@@ -290,7 +290,11 @@ def compiled_for(
         arguments = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arguments
         )
-        told = jax.jit(function).lower(*arguments).compile().memory_analysis()
+        try:
+            told = jax.jit(function).lower(*arguments).compile().memory_analysis()
+        except Exception as error:  # what a kernel cannot do, compilers say in their own ways
+            cases[name] = {"refused": first_line(error)}
+            continue
         cases[name] = {
             "held_gib": (told.argument_size_in_bytes + told.output_size_in_bytes) / 2**30,
             "temporary_gib": told.temp_size_in_bytes / 2**30,
@@ -300,6 +304,11 @@ def compiled_for(
     return {"topology": topology, "cases": cases}
 
 
+def first_line(error: Exception) -> str:
+    """Returns why something was refused, briefly."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def show_compiled_table(result: dict, args: argparse.Namespace) -> None:
     """Prints what `compiled_for` returned."""
     if args.json:
@@ -307,7 +316,8 @@ def show_compiled_table(result: dict, args: argparse.Namespace) -> None:
         return
     print(f"compiled for {result['topology']}, nothing ran")
     for name, told in result["cases"].items():
-        print(f"{name:26} " + ", ".join(f"{key} {value:.3g}" for key, value in told.items()))
+        said = (f"{k} {v}" if isinstance(v, str) else f"{k} {v:.3g}" for k, v in told.items())
+        print(f"{name:26} " + ", ".join(said))
 
 
 def fresh(script: str, flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> dict:
