@@ -144,7 +144,8 @@ def compare(
                 if name in cases and cases[name][1]:
                     found[name][side] = {"refused": cases[name][1]}
                 elif side in able:
-                    found[name][side]["flops"] = cases[name][0]
+                    own = told.get(OURS, {}).get(name, [None])[0]
+                    found[name][side]["flops"] = cases[name][0] or own
             paths = [pathlib.Path(scratch, f"{side}.npy") for side in (OURS, peer)]
             if all(path.exists() for path in paths):
                 found[name] |= agreement(*(np.load(path) for path in paths))
