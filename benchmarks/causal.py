@@ -13,16 +13,15 @@ faster), by the clock and by the time of all processors, which others on the mac
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from side_by_side import parser, show, summary, timed
 
 import skyreels_jax
 from skyreels_jax.core.rng import stream
@@ -96,44 +95,30 @@ def blocks(
 
 
 def compare(args: argparse.Namespace) -> dict:
-    """Returns the seconds of both sides and their ratio."""
+    """Returns the seconds of both sides and the ratio of the one without a cache to the cached."""
     makers = sides(args)
-    clocks = {"": time.perf_counter, "processor_": time.process_time}
-    spent = {f"{side}_{kind}seconds": [] for kind in clocks for side in makers}
-    for number in range(args.runs + 1):
+    for make in makers.values():
+        jax.block_until_ready(make())  # compiles
+    times: dict[str, list] = {side: [] for side in makers}
+    for _ in range(args.runs):
         for side, make in makers.items():
-            start = {kind: clock() for kind, clock in clocks.items()}
-            jax.block_until_ready(make())
-            for kind, clock in clocks.items():
-                if number:  # the first one compiles
-                    spent[f"{side}_{kind}seconds"].append(clock() - start[kind])
-    ratios = {}
-    for kind in clocks:
-        pairs = zip(spent[f"uncached_{kind}seconds"], spent[f"cached_{kind}seconds"], strict=True)
-        ratios[f"{kind}ratio"] = statistics.median(a / b for a, b in pairs)
-    return spent | ratios
+            times[side].append(timed(lambda make=make: jax.block_until_ready(make()))[0])
+    found = summary(times, "cached")
+    pairs = list(zip(times["uncached"], times["cached"], strict=True))
+    for index, name in enumerate(("ratio", "processor_ratio")):
+        found[name] = statistics.median(a[index] / b[index] for a, b in pairs)
+    return {"cases": {"block": found}, "ratio": found["ratio"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--window", type=int, default=25, help="latent frames (default 25)")
-    parser.add_argument("--block", type=int, default=5, help="latent frames (default 5)")
-    parser.add_argument("--height", type=int, default=64, help="pixels (default 64)")
-    parser.add_argument("--width", type=int, default=64, help="pixels (default 64)")
-    parser.add_argument("--inference_steps", type=int, default=25)
-    parser.add_argument("--runs", type=int, default=5, help="blocks a side (default 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args()
-    result = compare(args)
-    if args.json:
-        print(json.dumps(result))
-        return
-    for side in ("cached", "uncached"):
-        values = sorted(result[f"{side}_seconds"])
-        low, middle, high = values[0], statistics.median(values), values[-1]
-        print(f"{side:10} {low:7.3f} {middle:7.3f} {high:7.3f} s a block (min, median, max)")
-    by_clock, by_processors = result["ratio"], result["processor_ratio"]
-    print(f"ratio uncached/cached {by_clock:.2f} (processor time {by_processors:.2f})")
+    made = parser(__doc__)
+    made.add_argument("--window", type=int, default=25, help="latent frames (default 25)")
+    made.add_argument("--block", type=int, default=5, help="latent frames (default 5)")
+    made.add_argument("--height", type=int, default=64, help="pixels (default 64)")
+    made.add_argument("--width", type=int, default=64, help="pixels (default 64)")
+    made.add_argument("--inference_steps", type=int, default=25)
+    args = made.parse_args()
+    show(compare(args), args)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ import argparse
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
+
+from side_by_side import fresh, memory_from_here, timed
 
 HEAD = 128
 
@@ -41,12 +40,7 @@ def main() -> None:
         steps = (("run", "diffusers"), ("diffusers", "orbax"))
         for source, form in steps:
             flags = ["--measure", str(root / source), str(root / form), form]
-            done = subprocess.run(
-                [sys.executable, __file__, *flags], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                sys.exit(done.stderr)
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = fresh(__file__, flags)
             ratio = found["growth"] / group
             row = {"from": source, "to": form, "group": group, **found, "ratio": round(ratio, 3)}
             print(json.dumps(row), flush=True)
@@ -79,21 +73,11 @@ def measured(source: str, target: str, form: str) -> dict[str, float]:
         first = pathlib.Path(folder)
         convert(write_micro_model(first / "micro"), first / "orbax", form="orbax")
         convert(first / "orbax", first / "diffusers", form="diffusers")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before, start = status("VmRSS"), time.perf_counter()
-    convert(pathlib.Path(source), pathlib.Path(target), form=form)
-    seconds = time.perf_counter() - start
+    grown = memory_from_here()
+    (seconds, _), _ = timed(lambda: convert(pathlib.Path(source), pathlib.Path(target), form=form))
+    growth = grown()
     written = sum(p.stat().st_size for p in pathlib.Path(target).rglob("*") if p.is_file())
-    growth = status("VmHWM") - before
     return {"growth": growth, "written": written, "seconds": round(seconds, 1)}
-
-
-def status(name: str) -> int:
-    """Returns a number of bytes that Linux counts for this process."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise KeyError(name)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from jaxtyping import Array
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.kernels.attention.chunked import OUTPUT
 
 # A loop copies what the backward pass needs into stacks: on CPU the gradient of six layers of width
 # 192 took 1.71 s of processor time looped, 1.54 s with lax.scan(unroll=True), 1.40 s written out.
 UNROLLED = 8
 Remat = Literal["none", "block", "attention", "dots", "offload"]
 REMAT = get_args(Remat)
-INPUT, OUTPUT = "layer_input", "attention_output"  # names of what policies keep
+INPUT = "layer_input"  # with OUTPUT the names of what policies keep
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -143,7 +143,7 @@ def _tell_changes(checkpoints: Checkpoints, step: int, config: TrainConfig) -> N
 
 def _compiled(train_step: TrainStep, like: TrainState, placement: Placement | None) -> Any:
     """Returns the step as a program that keeps the state where it is."""
-    options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": _compiler_options()}
+    options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": compiler_options()}
     if placement is not None:
         options["out_shardings"] = (jax.tree.map(lambda x: x.sharding, like), placement.whole)
     return jax.jit(train_step, **options)
@@ -154,7 +154,7 @@ def _on(placement: Placement | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if placement is None else jax.set_mesh(placement.mesh)
 
 
-def _compiler_options() -> dict[str, str] | None:
+def compiler_options() -> dict[str, str] | None:
     """XLA's options for the step; None for its defaults."""
     # On CPU XLA hands products to YNNPACK; for a training step its own are a fifth faster (jax
     # 0.10, two AVX-512 cores, the toy transformer: 1.44 s of processor time against 1.75 s a

@@ -69,6 +69,20 @@ def test_chunked_equals_reference_forward_and_backward(shape, mask):
         assert error(a, b) < 1e-6
 
 
+def test_chunked_equals_reference_in_the_gradient_of_weights():
+    q, k, v, g = draw(*SHAPES["ragged"])
+    weights = _weights(2, 53)
+
+    def run(function, **options):
+        def total(weights):
+            mask = Mask(kv_weight=weights, causal_block=20)
+            return jnp.sum(function(q, k, v, mask=mask, scale=0.3, **options)[0] * g)
+
+        return jax.jit(jax.grad(total))(weights)
+
+    assert error(run(chunked, query_chunk=8, key_chunk=16), run(reference)) < 1e-6
+
+
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 def test_weight_counts_copies(impl):
     q, k, v, _ = draw(1, 4, 3)

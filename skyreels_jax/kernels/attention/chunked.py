@@ -1,24 +1,46 @@
 """Attention with memory linear in length: online softmax over chunks of queries and keys."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias, visible
 
-
-def _chunks(x: Array, size: int) -> Array:
-    """[B, N, L, K] -> [L / size, B, N, size, K], zero-padded at the end."""
-    batch, heads, length, width = x.shape
-    count = -(-length // size)
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, count * size - length), (0, 0)))
-    return jnp.moveaxis(x.reshape(batch, heads, count, size, width), 2, 0)
+OUTPUT = "attention_output"  # what rematerialisation may keep (nn.stack) goes by this name
+MULTIPLE = 8  # of which chunks are
 
 
-def _whole(x: Array, length: int) -> Array:
-    """[chunks, B, N, size, K] -> [B, length, N, K]."""
-    x = jnp.moveaxis(x, 0, 2).reshape(x.shape[1], x.shape[2], -1, x.shape[4])
-    return jnp.swapaxes(x[:, :, :length], 1, 2)
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is static: how many keys there are, tokens a chunk, tokens a causal block."""
+
+    keys: int
+    query_chunk: int
+    key_chunk: int
+    block: int | None
+
+    def key_chunks(self, index: Array) -> tuple[int, Array | int]:
+        """Returns the chunks of keys [first, last) of which chunk `index` of queries sees any."""
+        count = -(-self.keys // self.key_chunk)
+        if self.block is None:
+            return 0, count
+        last = (index + 1) * self.query_chunk - 1
+        seen = (last // self.block + 1) * self.block
+        return 0, jnp.minimum((seen + self.key_chunk - 1) // self.key_chunk, count)
+
+    def query_chunks(self, index: Array, count: int) -> tuple[Array | int, int]:
+        """Returns the chunks of queries [first, last), of `count`, that see chunk `index` of keys
+        or may do so."""
+        if self.block is None:
+            return 0, count
+        first = index * self.key_chunk // self.block * self.block
+        return jnp.minimum(first // self.query_chunk, count), count
 
 
 def chunked(
@@ -28,69 +50,207 @@ def chunked(
     *,
     mask: Mask | None = None,
     scale: float,
-    query_chunk: int = 256,
-    key_chunk: int = 2048,
+    query_chunk: int = 512,
+    key_chunk: int = 512,
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
     """Equals `reference` without an L x S array, forward or backward (chunks are recomputed).
 
+    query_chunk, key_chunk: tokens of a chunk, at most; causal blocks skip chunks that they hide.
     Products run in the dtype of q and add up in float32. The running maximum m, sum and output of a
-    query are rescaled by exp(m_old - m_new) as chunks of keys arrive (Milakov, Gimelshein 2018).
+    query are rescaled by exp(m_old - m_new) as chunks of keys arrive (Milakov, Gimelshein 2018);
+    backward goes by the last of them (Dao et al. 2022, arXiv 2205.14135).
     """
-    length, keys = q.shape[1], k.shape[1]
-    query_chunk, key_chunk = min(query_chunk, length), min(key_chunk, keys)
-    q_all, k_all, v_all = (
-        _chunks(jnp.swapaxes(x, 1, 2), size)
-        for x, size in (
-            (q * jnp.asarray(scale, q.dtype), query_chunk),
-            (k, key_chunk),
-            (v, key_chunk),
-        )
+    plan = _Plan(
+        keys=k.shape[1],
+        query_chunk=_chunk(q.shape[1], query_chunk),
+        key_chunk=_chunk(k.shape[1], key_chunk),
+        block=None if mask is None else mask.causal_block,
     )
-    pad = k_all.shape[0] * key_chunk - keys
-    bias = key_bias(mask, length=keys)
-    if bias is None and pad:
-        bias = jnp.zeros((1, keys), jnp.float32)
-    if bias is not None:
-        bias = jnp.pad(bias, ((0, 0), (0, pad)), constant_values=MASKED)
-        bias = jnp.moveaxis(bias.reshape(bias.shape[0], -1, key_chunk), 1, 0)
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q * jnp.asarray(scale, q.dtype), k, v))
+    out, lse = _attend(plan, *heads_first, key_bias(mask, length=k.shape[1]))
+    return jnp.swapaxes(out, 1, 2), jnp.swapaxes(lse, 1, 2)
 
-    def one_query_chunk(index: Array, query: Array) -> tuple[Array, Array]:
-        def one_key_chunk(carry, chunk):
+
+def _chunk(length: int, most: int) -> int:
+    """Returns the size of chunks of at most `most` that pad `length` the least."""
+    count = -(-length // most)
+    return min(-(-length // count // MULTIPLE) * MULTIPLE, most)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    plan: _Plan,
+    q: Float[Array, "B N L K"],
+    k: Float[Array, "B N S K"],
+    v: Float[Array, "B N S K"],
+    bias: Float[Array, "B S"] | None,
+) -> tuple[Float[Array, "B N L K"], Float[Array, "B N L"]]:
+    return _attend_forward(plan, q, k, v, bias)[0]
+
+
+def _attend_forward(plan: _Plan, q: Array, k: Array, v: Array, bias: Array | None):
+    found = _by_platform(functools.partial(_forward, plan), q, k, v, bias)
+    out, total, top = (checkpoint_name(x, OUTPUT) for x in found)
+    return (out, top + jnp.log(total)), (q, k, v, bias, out, total, top)
+
+
+def _attend_backward(plan: _Plan, kept: tuple, grads: tuple[Array, Array]):
+    q, k, v, bias, out, total, top = kept
+    grad, grad_lse = grads
+    part = jnp.where(top <= MASKED / 2, 0.0, 1 / total)  # rows without keys weigh nothing
+    grad = grad.astype(jnp.float32) * part[..., None]
+    common = jnp.sum(grad * out.astype(jnp.float32), axis=-1) - grad_lse * part
+    rows = jnp.stack([top, common], axis=-1)
+    run = functools.partial(_backward, plan)
+    dq, dk, dv, dbias = _by_platform(run, q, k, v, bias, grad.astype(q.dtype), rows)
+    dq, dk, dv = (dx.astype(x.dtype) for dx, x in ((dq, q), (dk, k), (dv, v)))
+    return dq, dk, dv, None if bias is None else jnp.sum(dbias, axis=1)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _by_platform(
+    run: Callable[..., Any], q: Array, k: Array, v: Array, bias: Array | None, *more: Array
+) -> Any:
+    """Returns `run(q, k, v, bias, ...)`, of all heads at once or, on CPU, of one after the other:
+    XLA's products of two matrices are faster there than those of stacks of them."""
+    bias = None if bias is None else jnp.broadcast_to(bias[:, None], (*k.shape[:2], k.shape[2]))
+
+    def one_by_one(*arrays: Any) -> Any:
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+        found = jax.lax.map(lambda own: run(*own), flat)
+        return jax.tree.map(lambda x: x.reshape(*q.shape[:2], *x.shape[1:]), found)
+
+    return jax.lax.platform_dependent(q, k, v, bias, *more, cpu=one_by_one, default=run)
+
+
+def _forward(
+    plan: _Plan,
+    q: Float[Array, "*R L K"],
+    k: Float[Array, "*R S K"],
+    v: Float[Array, "*R S K"],
+    bias: Float[Array, "*R S"] | None,
+) -> tuple[Float[Array, "*R L K"], Float[Array, "*R L"], Float[Array, "*R L"]]:
+    """Returns the outputs and, float32, the sum of exp(logit - maximum) and the maximum."""
+    length = q.shape[-2]
+    q = _padded(q, plan.query_chunk)
+    k, v = _padded(k, plan.key_chunk), _padded(v, plan.key_chunk)
+
+    def one_query_chunk(index: Array) -> tuple[Array, Array, Array]:
+        query = _cut(q, index, plan.query_chunk)
+
+        def one_key_chunk(position: Array, carry: tuple) -> tuple:
             total, top, out = carry
-            position, key, value, key_bias_chunk = chunk
-            logits = jnp.einsum("bnlk,bnsk->bnls", query, key, preferred_element_type=jnp.float32)
-            if key_bias_chunk is not None:
-                logits = logits + key_bias_chunk[:, None, None, :]
-            seen = visible(
-                mask,
-                index * query_chunk + jnp.arange(query_chunk),
-                position * key_chunk + jnp.arange(key_chunk),
-            )
-            if seen is not None:
-                logits = jnp.where(seen[None, None], logits, MASKED)
-            # The result does not depend on the maximum, so no gradient flows through it.
-            new_top = jax.lax.stop_gradient(
-                jnp.maximum(top, jnp.max(logits, axis=-1, keepdims=True))
-            )
+            logits = _logits(plan, index, position, query, k, bias)
+            new_top = jnp.maximum(top, jnp.max(logits, axis=-1, keepdims=True))
             old, share = jnp.exp(top - new_top), jnp.exp(logits - new_top)
             total = total * old + jnp.sum(share, axis=-1, keepdims=True)
-            new = jnp.einsum(
-                "bnls,bnsk->bnlk", share.astype(v.dtype), value, preferred_element_type=jnp.float32
-            )
-            return (total, new_top, out * old + new), None
+            new = _product("...ls,...sk->...lk", share, _cut(v, position, plan.key_chunk))
+            return total, new_top, out * old + new
 
         row = (*query.shape[:-1], 1)
         start = (jnp.zeros(row), jnp.full(row, MASKED), jnp.zeros(query.shape))
-        chunks = (jnp.arange(k_all.shape[0]), k_all, v_all, bias)
-        if k_all.shape[0] == 1:
-            (total, top, out), _ = one_key_chunk(start, jax.tree.map(lambda x: x[0], chunks))
-        else:
-            body = jax.checkpoint(one_key_chunk, prevent_cse=False)
-            (total, top, out), _ = jax.lax.scan(body, start, chunks)
-        out = jnp.where(top <= MASKED / 2, 0.0, out / total).astype(q.dtype)
-        return out, top + jnp.log(total)
+        span = plan.key_chunks(index)
+        total, top, out = jax.lax.fori_loop(*span, one_key_chunk, start)
+        return jnp.where(top <= MASKED / 2, 0.0, out / total).astype(q.dtype), total, top
 
-    body = jax.checkpoint(one_query_chunk, prevent_cse=False)
-    found = jax.lax.map(lambda x: body(*x), (jnp.arange(q_all.shape[0]), q_all))
-    out, lse = (_whole(x, length) for x in found)
-    return out, lse[..., 0]
+    found = jax.lax.map(one_query_chunk, jnp.arange(q.shape[-2] // plan.query_chunk))
+    out, total, top = (_joined(x)[..., :length, :] for x in found)
+    return out, total[..., 0], top[..., 0]
+
+
+def _backward(
+    plan: _Plan,
+    q: Float[Array, "*R L K"],
+    k: Float[Array, "*R S K"],
+    v: Float[Array, "*R S K"],
+    bias: Float[Array, "*R S"] | None,
+    grad: Float[Array, "*R L K"],
+    rows: Float[Array, "*R L 2"],
+) -> tuple[Array, Array, Array, Array | None]:
+    """Returns the gradients of q, k, v and bias (None without one), float32.
+
+    grad: of the outputs, divided by the sum of the row. rows: its maximum, and what the gradients
+    of all its weights have in common.
+    """
+    length, keys = q.shape[-2], plan.keys
+    q, grad, rows = (_padded(x, plan.query_chunk) for x in (q, grad, rows))
+    k, v = _padded(k, plan.key_chunk), _padded(v, plan.key_chunk)
+    count = q.shape[-2] // plan.query_chunk
+
+    def one_key_chunk(dq: Array, position: Array) -> tuple[Array, tuple]:
+        key, value = (_cut(x, position, plan.key_chunk) for x in (k, v))
+
+        def one_query_chunk(index: Array, carry: tuple) -> tuple:
+            dq, dk, dv, dbias = carry
+            query, g, row = (_cut(x, index, plan.query_chunk) for x in (q, grad, rows))
+            top, common = jnp.split(row, 2, axis=-1)
+            weight = jnp.exp(_logits(plan, index, position, query, k, bias) - top)
+            dv = dv + _product("...ls,...lk->...sk", weight, g)
+            dlogits = weight * (_product("...lk,...sk->...ls", g, value) - common)
+            dk = dk + _product("...ls,...lk->...sk", dlogits, query)
+            more = _product("...ls,...sk->...lk", dlogits, key)
+            begin = index * plan.query_chunk
+            more = more + jax.lax.dynamic_slice_in_dim(dq, begin, plan.query_chunk, axis=-2)
+            dq = jax.lax.dynamic_update_slice_in_dim(dq, more, begin, axis=-2)
+            dbias = None if bias is None else dbias + jnp.sum(dlogits, axis=-2)
+            return dq, dk, dv, dbias
+
+        zeros = jnp.zeros(key.shape)
+        start = (dq, zeros, zeros, None if bias is None else zeros[..., 0])
+        span = plan.query_chunks(position, count)
+        dq, *own = jax.lax.fori_loop(*span, one_query_chunk, start)
+        return dq, tuple(own)
+
+    chunks = jnp.arange(k.shape[-2] // plan.key_chunk)
+    dq, (dk, dv, dbias) = jax.lax.scan(one_key_chunk, jnp.zeros(q.shape), chunks)
+    dk, dv = (_joined(x)[..., :keys, :] for x in (dk, dv))
+    if bias is not None:
+        dbias = _joined(dbias[..., None])[..., :keys, 0]
+    return dq[..., :length, :], dk, dv, dbias
+
+
+def _logits(
+    plan: _Plan, index: Array, position: Array, query: Array, k: Array, bias: Array | None
+) -> Float[Array, "*R l s"]:
+    """Returns what chunk `index` of queries makes of chunk `position` of keys, float32."""
+    key = _cut(k, position, plan.key_chunk)
+    logits = _product("...lk,...sk->...ls", query, key)
+    if bias is not None:
+        own = _cut(_padded(bias[..., None], plan.key_chunk), position, plan.key_chunk)
+        logits = logits + jnp.swapaxes(own, -1, -2)
+    places = position * plan.key_chunk + jnp.arange(plan.key_chunk)
+    seen = visible(
+        Mask(causal_block=plan.block),
+        index * plan.query_chunk + jnp.arange(plan.query_chunk),
+        places,
+    )
+    if plan.keys % plan.key_chunk:
+        real = (places < plan.keys)[None]
+        seen = real if seen is None else seen & real
+    if seen is None:
+        return logits
+    return jnp.where(seen.reshape((1,) * (logits.ndim - 2) + seen.shape), logits, MASKED)
+
+
+def _product(subscripts: str, x: Array, y: Array) -> Array:
+    """Returns a product in the dtype of y, float32."""
+    return jnp.einsum(subscripts, x.astype(y.dtype), y, preferred_element_type=jnp.float32)
+
+
+def _padded(x: Float[Array, "*R L K"], size: int) -> Float[Array, "*R P K"]:
+    """Returns `x` with zeros behind its tokens up to whole chunks."""
+    more = -x.shape[-2] % size
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]) if more else x
+
+
+def _cut(x: Float[Array, "*R P K"], index: Array, size: int) -> Float[Array, "*R l K"]:
+    """Returns chunk `index` of the tokens of `x`."""
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=-2)
+
+
+def _joined(x: Float[Array, "C *R l K"]) -> Float[Array, "*R P K"]:
+    """Returns chunks as one axis of tokens."""
+    x = jnp.moveaxis(x, 0, -3)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])

@@ -1,0 +1,160 @@
+"""Times every implementation of attention, forward and backward, against torch's SDPA.
+
+python benchmarks/attention.py [--tokens 2048] [--heads 12] [--head_dim 128] [--dtype float32]
+python benchmarks/attention.py --topology v5p:2x2x1 --tokens 32768 --dtype bfloat16
+
+"backward" is the output and the gradients of q, k and v. The share of the peak counts the products
+of attention: 4 L L N K operations forward, three and a half times as many with the gradients (what
+is computed again is not counted). An implementation that refuses says why. --topology compiles for
+a TPU that is not there instead: memory, and the seconds of these operations at the chip's peak.
+Needs the extra "test" (torch).
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from side_by_side import (
+    OURS,
+    PEAK,
+    Case,
+    Cases,
+    add_device,
+    compare,
+    compiled_for,
+    first_line,
+    jax_matmul,
+    numpy_of,
+    parser,
+    show,
+    show_compiled_table,
+    torch_device,
+    torch_matmul,
+    work,
+)
+
+BACKWARD = 3.5  # products with the gradients: seven against two
+
+
+def inputs(args: argparse.Namespace) -> list[np.ndarray]:
+    """Returns q, k, v and the gradient of the output, [B, L, N, K]."""
+    shape = (args.batch, args.tokens, args.heads, args.head_dim)
+    return [np.random.default_rng(i).standard_normal(shape, np.float32) for i in range(4)]
+
+
+def flops(args: argparse.Namespace) -> float:
+    """Returns the operations of the forward pass."""
+    return 4.0 * args.batch * args.tokens**2 * args.heads * args.head_dim
+
+
+def functions(args: argparse.Namespace) -> dict[str, tuple[Callable, int, float]]:
+    """Returns (function, how many arrays it takes, operations) of all implementations."""
+    import jax
+
+    from skyreels_jax.kernels.attention import IMPLEMENTATIONS, attention
+
+    found = {}
+    for impl in [args.impl] if args.impl else IMPLEMENTATIONS:
+        call = functools.partial(attention, impl=impl)
+        if args.topology:
+            call = functools.partial(call, platform="tpu")
+
+        def backward(q, k, v, grad, call=call):
+            out, vjp = jax.vjp(call, q, k, v)
+            return out, *vjp(grad)
+
+        found[f"{impl} forward"] = call, 3, flops(args)
+        found[f"{impl} backward"] = backward, 4, flops(args) * BACKWARD
+    return found
+
+
+def ours(args: argparse.Namespace) -> Cases:
+    import jax
+    import jax.numpy as jnp
+
+    arrays = [jnp.asarray(x, args.dtype) for x in inputs(args)]
+    cases: dict[str, Case] = {}
+    for name, (function, count, operations) in functions(args).items():
+        compiled = jax.jit(function)
+        taken = arrays[:count]
+        try:
+            jax.block_until_ready(compiled(*taken))
+        except Exception as error:  # what a kernel cannot do, compilers say in their own ways
+            cases[name] = Case(None, refused=first_line(error))
+            continue
+
+        def run(compiled=compiled, taken=taken) -> np.ndarray:
+            found = jax.block_until_ready(compiled(*taken))
+            return numpy_of(found[-1] if isinstance(found, tuple) else found)
+
+        cases[name] = Case(run, operations)
+    return cases | {PEAK: jax_matmul(args.dtype)}
+
+
+def torch_side(args: argparse.Namespace) -> Cases:
+    import torch
+
+    device = torch_device(args.threads)
+    *parts, grad = (
+        torch.from_numpy(x).to(device, getattr(torch, args.dtype)).transpose(1, 2)
+        for x in inputs(args)
+    )
+    for x in parts:
+        x.requires_grad_(True)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+
+    @torch.no_grad()
+    def forward() -> np.ndarray:
+        return numpy_of(sdpa(*parts).transpose(1, 2))
+
+    def backward() -> np.ndarray:
+        return numpy_of(torch.autograd.grad(sdpa(*parts), parts, grad)[-1].transpose(1, 2))
+
+    runs = {"forward": forward, "backward": backward}
+    cases = {
+        name: Case(runs[name.rpartition(" ")[2]], operations)
+        for name, (_, _, operations) in functions(args).items()
+    }
+    return cases | {PEAK: torch_matmul(args.dtype, device)}
+
+
+SIDES = {OURS: ours, "torch": torch_side}
+
+
+def main() -> None:
+    made = parser(__doc__)
+    add_device(made)
+    made.add_argument("--tokens", type=int, default=2048)
+    made.add_argument("--heads", type=int, default=12)
+    made.add_argument("--head_dim", type=int, default=128)
+    made.add_argument("--batch", type=int, default=1)
+    made.add_argument("--impl", help="one implementation instead of all")
+    made.add_argument("--topology", help="compile for this TPU, run nothing")
+    args = made.parse_args()
+    if args.worker:
+        work(args.worker, SIDES, args)
+        return
+    if args.topology:
+        show_compiled(args)
+        return
+    result = compare(__file__, SIDES, args)
+    for impl, way in (name.split() for name in list(result["cases"])):
+        if (ratio := result["cases"][f"{impl} {way}"].get("ratio")) is not None:
+            result.setdefault("ratio", {}).setdefault(impl, {})[way] = ratio
+    show(result, args)
+
+
+def show_compiled(args: argparse.Namespace) -> None:
+    import jax
+
+    shape = jax.ShapeDtypeStruct((args.batch, args.tokens, args.heads, args.head_dim), args.dtype)
+    programs = {
+        name: (function, (shape,) * count, operations)
+        for name, (function, count, operations) in functions(args).items()
+    }
+    show_compiled_table(compiled_for(args.topology, programs), args)
+
+
+if __name__ == "__main__":
+    main()

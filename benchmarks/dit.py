@@ -1,0 +1,201 @@
+"""Times the diffusion transformer, forward and a training step, against diffusers' module.
+
+python benchmarks/dit.py [--width 1536] [--layers 2] [--grid 8 16 16] [--dtype float32] [--compile]
+python benchmarks/dit.py --topology v5p:2x2x1 --dtype bfloat16 --layers 30 --grid 25 34 60
+
+The same random weights; the defaults are the widths of 1.3B, two layers, 2,048 tokens. A training
+step is the gradient of a mean square and plain descent. --compile adds torch.compile (forward).
+--topology compiles for a TPU that is not there instead: memory, and seconds at the chip's peak.
+Needs the extra "test" (diffusers and torch).
+"""
+
+import argparse
+import pathlib
+import tempfile
+
+import numpy as np
+from side_by_side import (
+    OURS,
+    PEAK,
+    Case,
+    Cases,
+    add_device,
+    compare,
+    compiled_for,
+    jax_matmul,
+    numpy_of,
+    parser,
+    show,
+    show_compiled_table,
+    torch_device,
+    torch_matmul,
+    torch_wait,
+    work,
+)
+
+HEAD, RATE = 128, 1e-9
+
+
+def config_of(args: argparse.Namespace):
+    from skyreels_jax.models.dit.config import DiTConfig
+
+    return DiTConfig(
+        num_attention_heads=max(args.width // HEAD, 1),
+        attention_head_dim=min(HEAD, args.width),
+        text_dim=args.text_dim,
+        ffn_dim=args.ffn_dim,
+        num_layers=args.layers,
+    )
+
+
+def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns latents (channels last), a time and the states of a text."""
+    rng = np.random.default_rng(0)
+    frames, height, width = args.grid
+    latents = rng.standard_normal((1, frames, 2 * height, 2 * width, 16), np.float32)
+    context = rng.standard_normal((1, args.text, args.text_dim), np.float32)
+    return latents, np.full((1,), 500.0, np.float32), context
+
+
+def programs(args: argparse.Namespace, graphdef, config) -> dict:
+    """Returns (function of parameters and inputs, operations) by name."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from skyreels_jax.models.dit.flops import forward_flops, train_flops
+
+    def forward(params, latents, time, context):
+        return nnx.merge(graphdef, params)(latents, time[:, None], context)
+
+    def train(params, latents, time, context):
+        def loss(params):
+            return jnp.mean(jnp.square(forward(params, latents, time, context)))
+
+        grads = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - jnp.asarray(RATE, p.dtype) * g, params, grads)
+
+    grid = tuple(args.grid)
+    return {
+        "forward": (forward, forward_flops(config, grid, text=args.text)),
+        "train step": (train, train_flops(config, grid, text=args.text)),
+    }
+
+
+def ours(args: argparse.Namespace) -> Cases:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from skyreels_jax.models import layout
+    from skyreels_jax.training.loop import compiler_options
+
+    component = layout.read_component(pathlib.Path(args.folder), "transformer")
+    graphdef, params = nnx.split(layout.load_component(component, dtype=args.dtype))
+    arrays = [jnp.asarray(x) for x in inputs(args)]
+    made = programs(args, graphdef, component.config)
+    forward = jax.jit(made["forward"][0])
+    train = jax.jit(made["train step"][0], donate_argnums=0, compiler_options=compiler_options())
+    state = [params]
+
+    def step() -> None:
+        state[0] = jax.block_until_ready(train(state[0], *arrays))
+
+    return {
+        "forward": Case(lambda: numpy_of(forward(state[0], *arrays)), made["forward"][1]),
+        "train step": Case(step, made["train step"][1]),
+        PEAK: jax_matmul(args.dtype),
+    }
+
+
+def torch_side(args: argparse.Namespace, *, compiled: bool = False) -> Cases:
+    import torch
+    from diffusers import SkyReelsV2Transformer3DModel
+
+    device = torch_device(args.threads)
+    dtype = getattr(torch, args.dtype)
+    model = SkyReelsV2Transformer3DModel.from_pretrained(args.folder, torch_dtype=dtype)
+    model = model.to(device)
+    latents, time, context = inputs(args)
+    latents = torch.from_numpy(np.moveaxis(latents, -1, 1).copy()).to(device, dtype)
+    time, context = torch.from_numpy(time).to(device), torch.from_numpy(context).to(device, dtype)
+    call = torch.compile(model) if compiled else model
+
+    @torch.no_grad()
+    def forward() -> np.ndarray:
+        found = call(latents, timestep=time, encoder_hidden_states=context, return_dict=False)[0]
+        return np.moveaxis(numpy_of(found), 1, -1)
+
+    if compiled:
+        return {"forward": Case(forward)}
+    descent = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def step() -> None:
+        found = model(latents, timestep=time, encoder_hidden_states=context, return_dict=False)[0]
+        found.square().mean().backward()
+        descent.step()
+        descent.zero_grad()
+        torch_wait(device)
+
+    return {
+        "forward": Case(forward),
+        "train step": Case(step),
+        PEAK: torch_matmul(args.dtype, device),
+    }
+
+
+def torch_compiled(args: argparse.Namespace) -> Cases:
+    return torch_side(args, compiled=True)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    add_device(made)
+    made.add_argument("--width", type=int, default=1536, help=f"a multiple of {HEAD}, or less")
+    made.add_argument("--ffn_dim", type=int, default=8960)
+    made.add_argument("--text_dim", type=int, default=4096)
+    made.add_argument("--layers", type=int, default=2)
+    made.add_argument("--grid", type=int, nargs=3, default=(8, 16, 16), metavar=("T", "H", "W"))
+    made.add_argument("--text", type=int, default=512, help="tokens of the text (default 512)")
+    made.add_argument("--compile", action="store_true", help="torch.compile as well")
+    made.add_argument("--topology", help="compile for this TPU, run nothing")
+    args = made.parse_args()
+    sides = {OURS: ours, "torch": torch_side}
+    if args.compile:
+        sides["torch_compile"] = torch_compiled
+    if args.worker:
+        work(args.worker, sides, args)
+        return
+    if args.topology:
+        show_compiled(args)
+        return
+    from skyreels_jax.models import layout
+    from skyreels_jax.testing.micro import random_params
+
+    config = config_of(args)
+    with tempfile.TemporaryDirectory() as folder:
+        layout.save_component(folder, "transformer", config, random_params("transformer", config))
+        result = compare(__file__, sides, args, flags=["--folder", folder])
+    result["ratio"] = {name: case["ratio"] for name, case in result["cases"].items()}
+    show(result, args)
+
+
+def show_compiled(args: argparse.Namespace) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from skyreels_jax.models.kinds import abstract_model
+
+    config = config_of(args)
+    graphdef, params = abstract_model("transformer", config)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
+    abstract = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in inputs(args)]
+    made = {
+        name: (function, (params, *abstract), operations)
+        for name, (function, operations) in programs(args, graphdef, config).items()
+    }
+    show_compiled_table(compiled_for(args.topology, made), args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Times the text encoder (UMT5) against transformers' `UMT5EncoderModel`: the same weights.
+
+python benchmarks/text.py [--layers 2] [--d_model 1024] [--d_ff 2560] [--tokens 128] [--json]
+
+Random weights; the released encoder is --layers 24 --d_model 4096 --d_ff 10240 --heads 64.
+Needs the extra "test" (torch).
+"""
+
+import argparse
+import pathlib
+import tempfile
+
+import numpy as np
+from side_by_side import (
+    OURS,
+    PEAK,
+    Case,
+    Cases,
+    add_device,
+    compare,
+    jax_matmul,
+    numpy_of,
+    parser,
+    show,
+    torch_device,
+    torch_matmul,
+    work,
+)
+
+
+def tokens(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Returns token ids and which of them are real: all but the last quarter."""
+    ids = np.random.default_rng(0).integers(2, args.vocabulary, (1, args.tokens))
+    return ids, np.arange(args.tokens)[None] < args.tokens - args.tokens // 4
+
+
+def ours(args: argparse.Namespace) -> Cases:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from skyreels_jax.models import layout
+    from skyreels_jax.models.umt5.flops import forward_flops
+
+    component = layout.read_component(pathlib.Path(args.folder), "text_encoder")
+    graphdef, params = nnx.split(layout.load_component(component, dtype=args.dtype))
+    encode = jax.jit(lambda params, ids, mask: nnx.merge(graphdef, params)(ids, mask))
+    ids, mask = tokens(args)
+    ids, real = jnp.asarray(ids, jnp.int32), jnp.asarray(mask)
+    flops = forward_flops(component.config, args.tokens)
+    return {
+        "forward": Case(lambda: numpy_of(encode(params, ids, real))[mask], flops),
+        PEAK: jax_matmul(args.dtype),
+    }
+
+
+def torch_side(args: argparse.Namespace) -> Cases:
+    import torch
+    from transformers import UMT5EncoderModel
+
+    device = torch_device(args.threads)
+    dtype = getattr(torch, args.dtype)
+    model = UMT5EncoderModel.from_pretrained(args.folder, dtype=dtype).to(device).eval()
+    ids, mask = tokens(args)
+    ids, real = (torch.from_numpy(x).to(device) for x in (ids, mask.astype(np.int64)))
+
+    @torch.no_grad()
+    def run() -> np.ndarray:
+        return numpy_of(model(ids, real).last_hidden_state)[mask]
+
+    return {"forward": Case(run), PEAK: torch_matmul(args.dtype, device)}
+
+
+SIDES = {OURS: ours, "torch": torch_side}
+
+
+def main() -> None:
+    made = parser(__doc__)
+    add_device(made)
+    made.add_argument("--layers", type=int, default=2)
+    made.add_argument("--d_model", type=int, default=1024)
+    made.add_argument("--d_ff", type=int, default=2560)
+    made.add_argument("--heads", type=int, default=16, help="of 64 channels (default 16)")
+    made.add_argument("--tokens", type=int, default=128)
+    made.add_argument("--vocabulary", type=int, default=1000)
+    args = made.parse_args()
+    if args.worker:
+        work(args.worker, SIDES, args)
+        return
+    from skyreels_jax.models import layout
+    from skyreels_jax.models.umt5.config import UMT5Config
+    from skyreels_jax.testing.micro import random_params
+
+    config = UMT5Config(
+        vocab_size=args.vocabulary,
+        d_model=args.d_model,
+        d_ff=args.d_ff,
+        num_layers=args.layers,
+        num_heads=args.heads,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        params = random_params("text_encoder", config)
+        layout.save_component(folder, "text_encoder", config, params)
+        result = compare(__file__, SIDES, args, flags=["--folder", folder])
+    show(result | {"ratio": result["cases"]["forward"]["ratio"]}, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Every benchmark runs at the smallest sizes and says in JSON what docs/performance.md reads."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SMALL = "--width 32 --ffn_dim 48 --text_dim 32 --layers 1"
+SCRIPTS = {  # arguments, then keys of the object and of its first case
+    "attention": ("--tokens 64 --heads 2 --head_dim 16 --impl chunked", {"ratio", "peak"}),
+    "dit": (f"{SMALL} --grid 1 2 2 --text 8", {"ratio", "peak"}),
+    "vae": ("--base_dim 8 --frames 5 --height 16 --width 16", {"encode_ratio", "decode_ratio"}),
+    "text": ("--layers 1 --d_model 32 --d_ff 48 --heads 2 --tokens 16", {"ratio", "peak"}),
+    "load": (SMALL, {"ratio", "file_bytes"}),
+    "film": ("--num_frames 5 --inference_steps 2", {"ratio", "psnr_db"}),
+    "causal": ("--window 4 --block 2 --height 16 --width 16 --inference_steps 2", {"ratio"}),
+    "startup": ("--num_frames 5 --inference_steps 2", {"ratio"}),
+}
+TORCH = ("attention", "dit", "vae", "text", "film")  # these take threads
+
+
+def run(script: str, *flags: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    env |= {"SKYREELS_JAX_CACHE": str(REPOSITORY / ".cache" / "jax")}
+    command = [sys.executable, f"benchmarks/{script}.py", *flags]
+    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+
+
+# Whole processes of films take long on a small machine; the others are enough by default.
+SLOW = ("film", "causal", "startup")
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=[pytest.mark.slow] if s in SLOW else []) for s in SCRIPTS]
+)
+def test_says_in_json_what_it_measured(script):
+    flags, keys = SCRIPTS[script]
+    threads = ["--threads", "1"] if script in TORCH else []
+    done = run(script, *flags.split(), *threads, "--runs", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert keys | {"cases"} <= set(result)
+    for name, case in result["cases"].items():
+        sides = [told for told in case.values() if isinstance(told, dict)]
+        assert sides, name
+        assert all(min(side["seconds"]) > 0 for side in sides)
+        # The sides computed the same; noise of a float32 model aside.
+        assert case.get("difference", 0) < 1e-3, (name, case)
+
+
+def test_help_and_table():
+    done = run("attention", "--help")
+    assert done.returncode == 0 and "SDPA" in done.stdout and "--worker" not in done.stdout
+    done = run("load", *SMALL.split(), "--runs", "1")
+    assert done.returncode == 0 and "plain_read" in done.stdout, done.stderr
