@@ -32,7 +32,7 @@ def choose(
     *,
     platform: str | None,
 ) -> str:
-    """Returns the name of the implementation for these shapes on `platform`, as `attention` does."""
+    """Returns the name of the implementation for these shapes, as `attention` does."""
     platform = platform or jax.default_backend()
     if q.shape[1] * k.shape[1] < LARGE:
         impl = "reference"
