@@ -92,7 +92,7 @@ def test_bfloat16():
 
 
 def test_no_races(capfd):
-    simulated = pltpu.InterpretParams(detect_races=True)
+    simulated = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
     given = draw(1, 200, 300, 64, jnp.float32)
     assert max(errors(*given, mask=Mask(causal_block=100), interpret=simulated)) < 1e-5
     assert "RACE" not in "".join(capfd.readouterr())
