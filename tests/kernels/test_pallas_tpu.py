@@ -21,7 +21,7 @@ TALL = Tiles(q=256, kv=256, part_q=128, part_kv=256, ahead=1)
 def small_tiles(monkeypatch):
     """Several tiles, and several parts of each, of few tokens."""
     small = Passes(forward=WIDE, dq=TALL, dkv=WIDE)
-    monkeypatch.setattr(tiles, "passes", lambda: small)
+    monkeypatch.setattr(tiles, "passes", lambda dtype: small)
 
 
 def weights(batch: int, keys: int) -> jax.Array:

@@ -33,7 +33,7 @@ def pallas_tpu(
     from skyreels_jax.kernels.attention.tpu.tiles import passes
 
     queries, keys = q.shape[1], k.shape[1]
-    fitted, padded_queries, padded_keys = passes().fitted(queries, keys)
+    fitted, padded_queries, padded_keys = passes(q.dtype).fitted(queries, keys)
     block = None if mask is None else mask.causal_block
     lengths = None if mask is None else mask.kv_length
     weighted = mask is not None and mask.kv_weight is not None

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 
 LANES = 128
 
@@ -60,17 +61,29 @@ def _divisor(whole: int, most: int) -> int:
 
 # By the schedules of benchmarks/tpu_schedule.py: larger parts where a chip's matrix unit has fewer
 # rows (128, v5e and v5p), and no more of them in flight than registers hold.
-DQ = Tiles(q=1024, kv=2048, part_q=256, part_kv=512, ahead=1)
 DKV = Tiles(q=1024, kv=2048, part_q=256, part_kv=256, ahead=2)
-ROWS_128 = Passes(forward=Tiles(q=1024, kv=2048, part_q=512, part_kv=512, ahead=1), dq=DQ, dkv=DKV)
-ROWS_256 = Passes(forward=Tiles(q=1024, kv=2048, part_q=512, part_kv=256, ahead=2), dq=DQ, dkv=DKV)
+ROWS_128 = Passes(
+    forward=Tiles(q=1024, kv=2048, part_q=512, part_kv=512, ahead=1),
+    dq=Tiles(q=1024, kv=2048, part_q=512, part_kv=512, ahead=1),
+    dkv=DKV,
+)
+ROWS_256 = Passes(
+    forward=Tiles(q=1024, kv=2048, part_q=512, part_kv=256, ahead=2),
+    dq=Tiles(q=1024, kv=2048, part_q=256, part_kv=512, ahead=1),
+    dkv=DKV,
+)
+# Products of float32 are six of bfloat16 each: larger bodies take minutes to compile.
+SMALL = Tiles(q=512, kv=512, part_q=256, part_kv=256, ahead=1)
+FLOAT32 = Passes(forward=SMALL, dq=SMALL, dkv=SMALL)
 TABLE = {"v5e": ROWS_128, "v5p": ROWS_128, "v6e": ROWS_256, "tpu7x": ROWS_256}
 KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
 VMEM = 32 * 2**20  # bytes a kernel may use, at most; what is spilled counts
 
 
-def passes() -> Passes:
+def passes(dtype: jnp.dtype) -> Passes:
     """Returns the tiles for the TPU of this process; without one (programs that are compiled for
-    a topology) those of v6e, which every chip has room for.
+    a topology) those of v6e, which every chip has room for. float32 has its own everywhere.
     """
+    if dtype == jnp.float32:
+        return FLOAT32
     return TABLE.get(KINDS.get(jax.devices()[0].device_kind, ""), ROWS_256)
