@@ -11,15 +11,15 @@ from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.flops import attention_flops, forward_flops
 from skyreels_jax.parallel.mesh import BATCH
 
-# Shares of a device's peak. Matrix products of this size reach it by experience; attention is what
-# the final schedule of jax's splash kernel fills of the matrix unit (docs/scaling.md).
+# Shares of a device's peak. Matrix products of this size reach it by experience; attention forward
+# is its operations by the bundles of our kernel's final schedule (docs/scaling.md).
 PRODUCTS = 0.85
-ATTENTION = {"TPU v5 lite": 0.60, "TPU v5": 0.60, "TPU v6 lite": 0.52, "TPU7x": 0.52}
+ATTENTION = {"TPU v5 lite": 0.92, "TPU v5": 0.92, "TPU v6 lite": 0.56, "TPU7x": 0.59}
 # Of convolutions of 96 to 384 channels, assumed.
 CONVOLUTIONS = 0.4
-# Products of attention's backward pass by those of its forward: 7 to 2 in two kernels, of which 4
-# are needed.
-BACKWARD = 3.5
+# Bundles of attention's backward pass, in two kernels with 7 products, by those of its forward with
+# two: 3.5 to 3.6.
+BACKWARD = 3.6
 PASSES = 24  # times that a block's forward pass reads or writes all tokens in bfloat16
 # Behind products, among devices that have clips of their own: there these are of weights and their
 # gradients. Elsewhere they are of activations, for which what follows waits.
@@ -90,7 +90,7 @@ def estimate(
         mfu=needed / (seconds * speed),
         assumptions=(
             f"products reach {PRODUCTS:.0%} of {chip.flops / 1e12:.0f} TFLOP/s",
-            f"attention fills {ATTENTION[chip.kind]:.0%} of the matrix unit"
+            f"attention reaches {ATTENTION[chip.kind]:.0%} of that"
             + (f", its backward pass costs {BACKWARD} times the forward" if train else ""),
             f"a block reads or writes all tokens {PASSES} times forward, at "
             f"{chip.bandwidth / 1e12:.2f} TB/s",

@@ -1,0 +1,1 @@
+"""Attention on TPUs in Pallas: the kernels behind `pallas_tpu`."""

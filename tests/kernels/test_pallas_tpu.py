@@ -1,0 +1,121 @@
+"""Our kernels for TPUs, interpreted on a CPU, against the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from skyreels_jax.kernels.attention import Mask, attention
+from skyreels_jax.kernels.attention.mask import MASKED
+from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu
+from skyreels_jax.kernels.attention.reference import reference
+from skyreels_jax.kernels.attention.tpu import tiles
+from skyreels_jax.kernels.attention.tpu.tiles import Passes, Tiles
+
+WIDE = Tiles(q=256, kv=256, part_q=256, part_kv=128, ahead=1)
+TALL = Tiles(q=256, kv=256, part_q=128, part_kv=256, ahead=1)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Several tiles, and several parts of each, of few tokens."""
+    small = Passes(forward=WIDE, dq=TALL, dkv=WIDE)
+    monkeypatch.setattr(tiles, "passes", lambda dtype: small)
+
+
+def weights(batch: int, keys: int) -> jax.Array:
+    drawn = np.random.default_rng(1).uniform(0, 3, (batch, keys))
+    drawn[:, ::4] = 0
+    drawn[:, 1] = 20
+    return jnp.asarray(drawn, jnp.float32)
+
+
+MASKS = {
+    "none": lambda b, s: None,
+    "causal": lambda b, s: Mask(causal_block=70),
+    "causal, lengths": lambda b, s: Mask(causal_block=300, kv_length=jnp.asarray([0, s - 50][:b])),
+    "weights": lambda b, s: Mask(kv_weight=weights(b, s)),
+}
+
+
+def draw(batch, length, keys, width, dtype, *, gain=1.0):
+    rng = np.random.default_rng(0)
+    shapes = [(batch, n, 1, width) for n in (length, keys, keys, length)]
+    q, k, v, g = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
+    return [x.astype(dtype) for x in (q * gain, k * gain, v, g)]
+
+
+def errors(q, k, v, g, *, mask, interpret=True):
+    """Returns the errors of the output, the log-sum-exp and the gradients of both, relative."""
+
+    def run(function, dtype, **options):
+        def total(q, k, v):
+            out, lse = function(q, k, v, mask=mask, scale=q.shape[-1] ** -0.5, **options)
+            out = out.astype(jnp.float32)
+            seen = jnp.where(
+                lse > MASKED / 2, lse, 0.0
+            )  # the reference's gradient of others is odd
+            return jnp.sum(out * g) + jnp.sum(jnp.sin(seen)), (out, lse)
+
+        given = (x.astype(dtype) for x in (q, k, v))
+        found = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*given)
+        return [np.asarray(x, np.float32) for x in jax.tree.leaves(found)]
+
+    ours, truth = run(pallas_tpu, q.dtype, interpret=interpret), run(reference, jnp.float32)
+    assert all(np.all(np.isfinite(x)) for x in ours)
+    return [np.max(abs(a - b)) / np.max(abs(b)) for a, b in zip(ours, truth, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("mask", "shape", "width"),
+    [
+        ("none", (1, 300, 200), 64),
+        ("causal", (1, 600, 600), 128),
+        ("causal, lengths", (2, 300, 600), 64),
+        ("weights", (1, 200, 300), 128),
+    ],
+)
+def test_equals_reference_forward_and_backward(mask, shape, width):
+    given = draw(*shape, width, jnp.float32)
+    assert max(errors(*given, mask=MASKS[mask](shape[0], shape[2]))) < 1e-5
+
+
+def test_scores_too_large_to_go_without_a_maximum():
+    given = draw(1, 256, 512, 64, jnp.float32, gain=8.0)
+    assert max(errors(*given, mask=None)) < 1e-4
+
+
+def test_bfloat16():
+    given = draw(1, 300, 300, 128, jnp.bfloat16)
+    assert max(errors(*given, mask=Mask(causal_block=100))) < 1e-2
+
+
+def test_no_races(capfd):
+    simulated = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
+    given = draw(1, 200, 300, 64, jnp.float32)
+    assert max(errors(*given, mask=Mask(causal_block=100), interpret=simulated)) < 1e-5
+    assert "RACE" not in "".join(capfd.readouterr())
+
+
+def test_what_is_refused():
+    q, k, v, _ = draw(1, 8, 8, 32, jnp.float32)
+    with pytest.raises(NotImplementedError, match="heads of 64 or 128, not 32"):
+        attention(q, k, v, impl="pallas_tpu")
+    q, k, v, _ = draw(1, 8, 8, 64, jnp.float16)
+    with pytest.raises(NotImplementedError, match="bfloat16 and float32, not float16"):
+        attention(q, k, v, impl="pallas_tpu")
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "padded"),
+    [(51_000, 51_000, (51_200, 51_200)), (100, 512, (128, 512)), (1100, 2100, (2048, 4096))],
+)
+def test_tiles_divide_what_is_padded(queries, keys, padded):
+    for table in tiles.TABLE.values():
+        fitted, *whole = table.fitted(queries, keys)
+        assert tuple(whole) == padded
+        for each in fitted:
+            assert whole[0] % each.q == whole[1] % each.kv == 0
+            assert each.q % each.part_q == each.kv % each.part_kv == 0
+            assert each.part_q % 128 == each.part_kv % 128 == 0
