@@ -9,11 +9,20 @@ from jaxtyping import Array, Float
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.kernels.attention.chunked import chunked
+from skyreels_jax.kernels.attention.cudnn import cudnn, cudnn_refuses
 from skyreels_jax.kernels.attention.mask import Mask
+from skyreels_jax.kernels.attention.pallas_gpu import pallas_gpu
 from skyreels_jax.kernels.attention.reference import reference
 from skyreels_jax.kernels.attention.splash import splash, splash_refuses
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "splash": splash}
+IMPLEMENTATIONS = {
+    "reference": reference,
+    "chunked": chunked,
+    "splash": splash,
+    "cudnn": cudnn,
+    # Only by name until a GPU has shown it right and fast (benchmarks/h200.sh).
+    "pallas_gpu": pallas_gpu,
+}
 # Logits per head and sample from which `chunked` is the choice. On two (busy) CPU cores, float32,
 # forward and backward: 16 x 144 tokens x 6 heads x 32: reference 15 ms, chunked 16 ms; 2048 tokens
 # x 12 x 128: reference 5.6 s, chunked 3.7 s (and no L x S array).
@@ -43,6 +52,8 @@ def choose(
         impl = "reference"
     elif platform == "tpu" and not lse and not splash_refuses(q, mask):
         impl = "splash"
+    elif platform in ("gpu", "cuda") and not lse and not cudnn_refuses(q, mask):
+        impl = "cudnn"
     else:
         impl = "chunked"
     _log_once(impl, platform)

@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from skyreels_jax.kernels.attention import Mask
+from skyreels_jax.kernels.attention.residuals import kept
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal, zeros
 from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from skyreels_jax.nn.rope import apply_rope
-from skyreels_jax.nn.stack import kept
 from skyreels_jax.parallel.activations import constrain, folded
 
 Attention = Callable[..., Array]  # the signature of kernels.attention.attention

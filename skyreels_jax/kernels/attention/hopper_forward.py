@@ -1,0 +1,211 @@
+"""The forward kernel of attention on Hopper GPUs (Mosaic GPU: wgmma, TMA, specialised warpgroups).
+
+The scheme is FlashAttention-3's (Shah et al. 2024, arXiv 2407.08608): a warpgroup copies, the
+others compute and take turns ("ping-pong"), so that one's products fill the tensor cores while
+another does its softmax. A turn is: the product with the values of this step, then that of the next
+step's logits; the output is rescaled while the latter runs.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float, Int
+
+from skyreels_jax.kernels.attention.hopper_parts import (
+    COPIER_REGISTERS,
+    LOG2E,
+    REGISTERS,
+    ROWS,
+    Sizes,
+    along,
+    drain,
+    hide_later_blocks,
+    kernel,
+    key_steps,
+    multiply,
+    read,
+    rest,
+    spare,
+    spread,
+    whole,
+)
+from skyreels_jax.kernels.attention.mask import MASKED
+
+
+def forward(
+    q: Float[Array, "B L N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    bias: Float[Array, "B S"],
+    lengths: Int[Array, "B"],
+    *,
+    sizes: Sizes,
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B N L"]]:
+    """Returns attention and the logarithm (base 2) of the softmax's sum, `MASKED` without keys.
+
+    L and S are multiples of the tile. bias: to add to the logits, over `scale`; read in tiles that
+    the padding of keys, `lengths` or weights cut.
+    """
+    batch, length, heads, width = q.shape
+    consumers, columns, stages = sizes.consumers, sizes.columns, sizes.stages
+    # Everything a consumer waits for has a barrier of its own.
+    scratch = [
+        whole(consumers, ROWS, width, dtype=q.dtype),
+        whole(stages, columns, width, dtype=q.dtype),
+        whole(stages, columns, width, dtype=q.dtype),
+        plgpu.SMEM((stages, columns), jnp.float32),
+        plgpu.SMEM((consumers, ROWS), jnp.float32),
+        plgpu.Barrier(num_barriers=consumers),
+        plgpu.Barrier(num_barriers=stages, num_arrivals=2),
+        plgpu.Barrier(num_barriers=stages),
+        plgpu.Barrier(num_barriers=stages, num_arrivals=consumers),
+        plgpu.Barrier(num_barriers=stages, num_arrivals=consumers),
+        plgpu.Barrier(num_barriers=consumers),
+        spare(sizes, count=1, dtype=q.dtype),
+    ]
+    out = [q.dtype, jnp.float32]
+    shapes = [q.shape, (batch, heads, length)]
+    run = kernel(
+        functools.partial(_body, sizes=sizes),
+        name="forward",
+        sizes=sizes,
+        grid=(batch, heads, length // sizes.rows),
+        out=[jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, out, strict=True)],
+        scratch=scratch,
+    )
+    return tuple(run(q, k, v, bias, lengths))
+
+
+def _body(q, k, v, bias, lengths, out, lse, *scratch, sizes: Sizes) -> None:
+    tile, group = lax.axis_index("tile"), lax.axis_index("warpgroup")
+    if sizes.causal is not None:  # the longest first
+        tile = jnp.int32(out.shape[1] // sizes.rows - 1) - tile
+    length = lengths[lax.axis_index("batch")]
+    full, steps = key_steps(sizes, tile, length)
+    if sizes.weighted:
+        full = jnp.int32(0)
+
+    @pl.when(group == sizes.consumers)
+    def _():
+        plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
+        _copy(k, v, bias, scratch, steps, sizes=sizes)
+
+    @pl.when(group < sizes.consumers)
+    def _():
+        plgpu.set_max_registers(REGISTERS[sizes.consumers], action="increase")
+        _compute(q, out, lse, scratch, tile, full, steps, sizes=sizes)
+
+
+def _copy(k, v, bias, scratch, steps, *, sizes: Sizes) -> None:
+    _, k_ring, v_ring, bias_ring, _, _, k_full, v_full, k_empty, v_empty, *_ = scratch
+    batch, head = lax.axis_index("batch"), lax.axis_index("head")
+
+    @pl.loop(jnp.int32(0), steps)
+    def _(step):
+        slot = rest(step, sizes.stages)
+        tokens = pl.ds(step * jnp.int32(sizes.columns), sizes.columns)
+        used = step >= sizes.stages
+        pl.when(used)(lambda: plgpu.barrier_wait(k_empty.at[slot]))
+        plgpu.copy_gmem_to_smem(k.at[batch, tokens, head], k_ring.at[slot], k_full.at[slot])
+        plgpu.copy_gmem_to_smem(bias.at[batch, tokens], bias_ring.at[slot], k_full.at[slot])
+        pl.when(used)(lambda: plgpu.barrier_wait(v_empty.at[slot]))
+        plgpu.copy_gmem_to_smem(v.at[batch, tokens, head], v_ring.at[slot], v_full.at[slot])
+
+    drain(steps, sizes, k_empty, v_empty)
+
+
+def _compute(q, out, lse, scratch, tile, full, steps, *, sizes: Sizes) -> None:
+    q_own, k_ring, v_ring, bias_ring, lse_own, q_full, k_full, v_full, *more = scratch
+    k_empty, v_empty, turns, shares = more
+    batch, head, own = (lax.axis_index(x) for x in ("batch", "head", "warpgroup"))
+    rows = tile * jnp.int32(sizes.rows) + own * jnp.int32(ROWS)
+    tokens = pl.ds(rows, ROWS)
+    shape, width = (ROWS, sizes.columns), q.shape[-1]
+    factor = sizes.scale * LOG2E
+    others = sizes.consumers > 1
+    following = rest(own + 1, sizes.consumers)
+
+    plgpu.copy_gmem_to_smem(q.at[batch, tokens, head], q_own.at[own], q_full.at[own])
+    # The first turn is given by the last in the row.
+    if others:
+        pl.when(own == sizes.consumers - 1)(lambda: plgpu.barrier_arrive(turns.at[following]))
+    plgpu.barrier_wait(q_full.at[own])
+
+    def logits(step, masked: bool, meanwhile=None):
+        """Returns the logits over `scale`; passes the turn on, does `meanwhile` as they run."""
+        slot = rest(step, sizes.stages)
+        plgpu.barrier_wait(k_full.at[slot])
+
+        def run(acc):
+            plgpu.wgmma(acc, q_own.at[own], k_ring.at[slot].T)
+            if others:
+                plgpu.barrier_arrive(turns.at[following])
+            done = None if meanwhile is None else lax.optimization_barrier(meanwhile())
+            return acc[...], done
+
+        found, done = pl.run_scoped(run, plgpu.ACC(shape, jnp.float32))
+        if masked:
+            found = found + along(read(bias_ring.at[slot], of_rows=False), shape, 1)
+            if sizes.causal is not None:
+                places = {"query": rows, "key": step * jnp.int32(sizes.columns)}
+                found = hide_later_blocks(found, **places, block=sizes.causal, queries=0)
+        plgpu.barrier_arrive(k_empty.at[slot])
+        return found, done
+
+    def softmax(found, top, total):
+        """Returns the shares, how much the sum so far shrinks, and the new maximum and sum."""
+        new_top = lax.max(top, found.max(axis=1) * factor)
+        old = jnp.exp2(top - new_top)
+        share = jnp.exp2(found * factor - along(new_top, shape, 0))
+        return share.astype(q.dtype), old, new_top, total * old + share.sum(axis=1)
+
+    def values(step, share):
+        slot = rest(step, sizes.stages)
+        plgpu.barrier_wait(v_full.at[slot])
+        if others:
+            plgpu.barrier_wait(turns.at[own])
+
+        def run(acc):
+            place = None if shares is None else shares.at[own, 0]
+            multiply(acc, share, v_ring.at[slot], place)
+            return acc[...]
+
+        added = pl.run_scoped(run, plgpu.ACC((ROWS, width), jnp.float32))
+        plgpu.barrier_arrive(v_empty.at[slot])
+        return added
+
+    def one(step, carry, *, masked: bool):
+        acc, top, total, found = carry
+        share, old, top, total = softmax(found, top, total)
+        added = values(step, share)
+        found, acc = logits(step + 1, masked, lambda: acc * along(old, (ROWS, width), 0) + added)
+        return acc, top, total, found
+
+    if others:
+        plgpu.barrier_wait(turns.at[own])
+    cut = sizes.weighted or sizes.cut or sizes.causal is not None
+    found, _ = logits(jnp.int32(0), cut)
+    carry = (spread(0.0, ROWS, width), spread(MASKED, ROWS), spread(0.0, ROWS), found)
+    whole_steps = lax.max(lax.min(full, steps) - 1, 0)
+    carry = lax.fori_loop(0, whole_steps, functools.partial(one, masked=False), carry)
+    if cut:
+        carry = lax.fori_loop(whole_steps, steps - 1, functools.partial(one, masked=True), carry)
+    acc, top, total, found = carry
+    share, old, top, total = softmax(found, top, total)
+    acc = acc * along(old, (ROWS, width), 0) + values(steps - 1, share)
+    if others:
+        # The last in the row has no one to give its last turn to.
+        pl.when(own < sizes.consumers - 1)(lambda: plgpu.barrier_arrive(turns.at[following]))
+
+    empty = top <= MASKED / 2
+    acc = acc * along(jnp.where(empty, 0.0, 1 / total), (ROWS, width), 0)
+    q_own.at[own][...] = acc.astype(q.dtype)
+    lse_own.at[own][...] = jnp.where(empty, MASKED, top + jnp.log(total) * LOG2E)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(q_own.at[own], out.at[batch, tokens, head])
+    plgpu.copy_smem_to_gmem(lse_own.at[own], lse.at[batch, head, tokens])
+    plgpu.wait_smem_to_gmem(0)
