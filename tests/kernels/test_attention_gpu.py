@@ -208,9 +208,8 @@ def test_attention_runs_once_where_it_is_kept(remat):
         return jnp.sum(scan(layers, x, remat=remat).astype(jnp.float32))
 
     text = str(jax.make_jaxpr(jax.grad(total))(jnp.zeros((1, 128, 1, 64), jnp.bfloat16)))
-    assert text.count(" name=attention_backward_keys") == 1
-    times = 1 if remat in ("none", "dots", "attention") else 2
-    assert text.count(" name=attention_forward") == times
+    again = 0 if remat in ("none", "dots", "attention") else 1
+    assert text.count("custom_vmap_call[") == 3 + again  # forward, queries, keys and values
 
 
 INTERPRETER = getattr(plgpu, "InterpretGPUParams", None)

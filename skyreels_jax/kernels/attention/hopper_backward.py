@@ -16,13 +16,12 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from skyreels_jax.kernels.attention.hopper_parts import (
-    COPIER_REGISTERS,
     LOG2E,
-    REGISTERS,
     ROWS,
     Sizes,
     along,
     drain,
+    give_back,
     hide_later_blocks,
     kernel,
     key_steps,
@@ -30,6 +29,7 @@ from skyreels_jax.kernels.attention.hopper_parts import (
     query_steps,
     read,
     rest,
+    share_registers,
     spare,
     whole,
 )
@@ -82,7 +82,7 @@ def _queries_body(q, k, v, bias, lengths, dout, lse, delta, dq, *scratch, sizes:
 
     @pl.when(group == sizes.consumers)
     def _():
-        plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
+        share_registers(sizes, copier=True)
         _, _, k_ring, v_ring, bias_ring, _, _, _, filled, emptied, _ = scratch
 
         @pl.loop(jnp.int32(0), steps)
@@ -101,7 +101,7 @@ def _queries_body(q, k, v, bias, lengths, dout, lse, delta, dq, *scratch, sizes:
 
     @pl.when(group < sizes.consumers)
     def _():
-        plgpu.set_max_registers(REGISTERS[sizes.consumers], action="increase")
+        share_registers(sizes, copier=False)
         rows = tile * jnp.int32(sizes.rows) + group * jnp.int32(ROWS)
         _queries(q, dout, lse, delta, dq, scratch, rows, full, steps, sizes=sizes)
 
@@ -133,8 +133,10 @@ def _queries(q, dout, lse, delta, dq, scratch, rows, full, steps, *, sizes: Size
             if masked:
                 logits = logits + along(read(bias_ring.at[slot], of_rows=False), shape, 1)
                 if sizes.causal is not None:
-                    places = {"query": rows, "key": step * jnp.int32(sizes.columns)}
-                    logits = hide_later_blocks(logits, **places, block=sizes.causal, queries=0)
+                    column, block = step * jnp.int32(sizes.columns), sizes.causal
+                    logits = hide_later_blocks(
+                        logits, row=rows, column=column, block=block, rows="queries"
+                    )
             share = jnp.exp2(logits * factor - along(log_sum, shape, 0))
             return share * (given[...] - along(less, shape, 0))
 
@@ -143,7 +145,7 @@ def _queries(q, dout, lse, delta, dq, scratch, rows, full, steps, *, sizes: Size
         place = None if operands is None else operands.at[own, 0]
         multiply(total, change, k_ring.at[slot], place)
         plgpu.wgmma_wait(0)
-        plgpu.barrier_arrive(emptied.at[slot])
+        give_back(emptied.at[slot], was_read=masked)
 
     def run(total):
         whole_steps = lax.min(full, steps)
@@ -205,7 +207,7 @@ def _keys_body(q, k, v, bias, lengths, dout, lse, delta, dk, dv, *scratch, sizes
 
     @pl.when(group == sizes.consumers)
     def _():
-        plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
+        share_registers(sizes, copier=True)
         _, _, _, q_ring, do_ring, lse_ring, delta_ring, _, filled, emptied, _ = scratch
 
         @pl.loop(start, jnp.int32(tiles))
@@ -226,7 +228,7 @@ def _keys_body(q, k, v, bias, lengths, dout, lse, delta, dk, dv, *scratch, sizes
 
     @pl.when(group < sizes.consumers)
     def _():
-        plgpu.set_max_registers(REGISTERS[sizes.consumers], action="increase")
+        share_registers(sizes, copier=False)
         rows = tile * jnp.int32(sizes.rows) + group * jnp.int32(ROWS)
         steps = (start, full, tiles)
         _keys(k, v, bias, dk, dv, scratch, rows, lengths[batch], steps, sizes=sizes)
@@ -257,8 +259,10 @@ def _keys(k, v, bias, dk, dv, scratch, rows, length, steps, *, sizes: Sizes) -> 
             if sizes.weighted:
                 logits = logits + along(read(bias_own.at[own], of_rows=True), shape, 0)
             if masked:
-                places = {"query": step * jnp.int32(sizes.columns), "key": rows}
-                logits = hide_later_blocks(logits, **places, block=sizes.causal, queries=1)
+                column, block = step * jnp.int32(sizes.columns), sizes.causal
+                logits = hide_later_blocks(
+                    logits, row=rows, column=column, block=block, rows="keys"
+                )
             log_sum = along(read(lse_ring.at[slot], of_rows=False), shape, 1)
             share = jnp.exp2(logits * factor - log_sum)
             less = along(read(delta_ring.at[slot], of_rows=False), shape, 1)
@@ -270,7 +274,7 @@ def _keys(k, v, bias, dk, dv, scratch, rows, length, steps, *, sizes: Sizes) -> 
         multiply(of_v, share, do_ring.at[slot], places[0])
         multiply(of_k, change, q_ring.at[slot], places[1])
         plgpu.wgmma_wait(0)
-        plgpu.barrier_arrive(emptied.at[slot])
+        give_back(emptied.at[slot], was_read=True)
 
     def run(of_k, of_v):
         first_whole = lax.max(full, start)

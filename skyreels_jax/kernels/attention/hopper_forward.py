@@ -16,19 +16,19 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from skyreels_jax.kernels.attention.hopper_parts import (
-    COPIER_REGISTERS,
     LOG2E,
-    REGISTERS,
     ROWS,
     Sizes,
     along,
     drain,
+    give_back,
     hide_later_blocks,
     kernel,
     key_steps,
     multiply,
     read,
     rest,
+    share_registers,
     spare,
     spread,
     whole,
@@ -91,12 +91,12 @@ def _body(q, k, v, bias, lengths, out, lse, *scratch, sizes: Sizes) -> None:
 
     @pl.when(group == sizes.consumers)
     def _():
-        plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
+        share_registers(sizes, copier=True)
         _copy(k, v, bias, scratch, steps, sizes=sizes)
 
     @pl.when(group < sizes.consumers)
     def _():
-        plgpu.set_max_registers(REGISTERS[sizes.consumers], action="increase")
+        share_registers(sizes, copier=False)
         _compute(q, out, lse, scratch, tile, full, steps, sizes=sizes)
 
 
@@ -151,9 +151,11 @@ def _compute(q, out, lse, scratch, tile, full, steps, *, sizes: Sizes) -> None:
         if masked:
             found = found + along(read(bias_ring.at[slot], of_rows=False), shape, 1)
             if sizes.causal is not None:
-                places = {"query": rows, "key": step * jnp.int32(sizes.columns)}
-                found = hide_later_blocks(found, **places, block=sizes.causal, queries=0)
-        plgpu.barrier_arrive(k_empty.at[slot])
+                column, block = step * jnp.int32(sizes.columns), sizes.causal
+                found = hide_later_blocks(
+                    found, row=rows, column=column, block=block, rows="queries"
+                )
+        give_back(k_empty.at[slot], was_read=masked)
         return found, done
 
     def softmax(found, top, total):

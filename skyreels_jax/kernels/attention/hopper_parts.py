@@ -19,8 +19,9 @@ from skyreels_jax.kernels.attention.mask import MASKED
 
 LOG2E = math.log2(math.e)
 ROWS = 64  # of a warpgroup: those of one wgmma
-# Registers of a thread by the number of consumers: 65,536 of a multiprocessor less the copier's.
-REGISTERS = {1: 240, 2: 240, 3: 160}
+# Registers of a thread by the number of consumers: 65,536 of a multiprocessor less the copier's. A
+# single consumer has as many as a thread can from the start.
+REGISTERS = {2: 240, 3: 160}
 COPIER_REGISTERS = 24
 
 
@@ -65,6 +66,13 @@ def kernel(
         kernel_name=f"attention_{name}",
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )
+
+
+def share_registers(sizes: Sizes, *, copier: bool) -> None:
+    """Takes registers from the warpgroup that copies for those that compute."""
+    if sizes.consumers in REGISTERS:
+        count = COPIER_REGISTERS if copier else REGISTERS[sizes.consumers]
+        plgpu.set_max_registers(count, action="decrease" if copier else "increase")
 
 
 def whole(*shape: int, dtype):
@@ -115,6 +123,15 @@ def rest(number, ring: int) -> jax.Array:
     return lax.rem(number, jnp.int32(ring))
 
 
+def give_back(emptied, *, was_read: bool) -> None:
+    """Lets the copier fill a buffer again. was_read: by loads, whose order before the copy engine's
+    next write takes a fence, and not by products alone.
+    """
+    if was_read:
+        plgpu.commit_smem()
+    plgpu.barrier_arrive(emptied)
+
+
 def drain(steps, sizes: Sizes, *emptied) -> None:
     """The copier's last waits, so that nobody is left before a barrier that ends with it."""
 
@@ -158,15 +175,14 @@ def query_steps(sizes: Sizes, tile, tiles: int) -> tuple[jax.Array, jax.Array]:
     return lax.min(some, jnp.int32(tiles)), lax.min(every, jnp.int32(tiles))
 
 
-def hide_later_blocks(x, *, query, key, block: int, queries: int) -> jax.Array:
+def hide_later_blocks(x, *, row, column, block: int, rows: str) -> jax.Array:
     """Returns logits with those of keys in later causal blocks than the query's masked.
 
-    query, key: of x[0, 0]. queries: the axis of x they are along.
+    row, column: the tokens of x[0, 0]. rows: "queries" or "keys", the columns being the other.
     """
-    first = (query, key) if queries == 0 else (key, query)
-    places = [
-        plgpu.broadcasted_iota(jnp.int32, x.shape, axis, layout=plgpu.Layout.WGMMA) + start
-        for axis, start in enumerate(first)
-    ]
-    ends = lax.div(places[queries], jnp.int32(block)) * jnp.int32(block) + jnp.int32(block)
-    return jnp.where(places[1 - queries] < ends, x, jnp.float32(MASKED))
+    layout = plgpu.Layout.WGMMA
+    place = row + plgpu.broadcasted_iota(jnp.int32, x.shape[:1], 0, layout=layout.reduce(1))
+    start = along(lax.div(place, jnp.int32(block)) * jnp.int32(block), x.shape, 0)
+    other = column + plgpu.broadcasted_iota(jnp.int32, x.shape, 1, layout=layout)
+    seen = other < start + jnp.int32(block) if rows == "queries" else other >= start
+    return jnp.where(seen, x, jnp.float32(MASKED))
