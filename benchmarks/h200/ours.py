@@ -113,10 +113,10 @@ def compare(impl: str, arrays: list, mask: Mask | None, *, bound: float = 1e-2) 
 SWEEP = {
     "forward": [
         Tiles(consumers=2, columns=128, stages=2),
+        Tiles(consumers=2, columns=64, stages=3),
         Tiles(consumers=2, columns=64, stages=4),
-        Tiles(consumers=2, columns=160, stages=2),
-        Tiles(consumers=3, columns=128, stages=2),
-        Tiles(consumers=3, columns=64, stages=3),
+        Tiles(consumers=3, columns=64, stages=2),
+        Tiles(consumers=3, columns=64, stages=4),
     ],
     "queries": [Tiles(columns=128), Tiles(consumers=3, columns=64)],
     "keys": [Tiles(columns=64, stages=3), Tiles(consumers=1, columns=64)],

@@ -118,96 +118,114 @@ def _copy(k, v, bias, scratch, steps, *, sizes: Sizes) -> None:
     drain(steps, sizes, k_empty, v_empty)
 
 
-def _compute(q, out, lse, scratch, tile, full, steps, *, sizes: Sizes) -> None:
-    q_own, k_ring, v_ring, bias_ring, lse_own, q_full, k_full, v_full, *more = scratch
-    k_empty, v_empty, turns, shares = more
-    batch, head, own = (lax.axis_index(x) for x in ("batch", "head", "warpgroup"))
-    rows = tile * jnp.int32(sizes.rows) + own * jnp.int32(ROWS)
-    tokens = pl.ds(rows, ROWS)
-    shape, width = (ROWS, sizes.columns), q.shape[-1]
-    factor = sizes.scale * LOG2E
-    others = sizes.consumers > 1
-    following = rest(own + 1, sizes.consumers)
+class _Consumer:
+    """A warpgroup that computes: its number `own`, its first query `rows`, its steps."""
 
-    plgpu.copy_gmem_to_smem(q.at[batch, tokens, head], q_own.at[own], q_full.at[own])
-    # The first turn is given by the last in the row.
-    if others:
-        pl.when(own == sizes.consumers - 1)(lambda: plgpu.barrier_arrive(turns.at[following]))
-    plgpu.barrier_wait(q_full.at[own])
+    def __init__(self, scratch, *, tile, sizes: Sizes):
+        self.q, self.k_ring, self.v_ring, self.bias_ring, self.lse, *barriers = scratch
+        self.q_full, self.k_full, self.v_full, self.k_empty, self.v_empty, *barriers = barriers
+        self.turns, self.shares = barriers
+        self.sizes, self.others = sizes, sizes.consumers > 1
+        self.own = lax.axis_index("warpgroup")
+        self.following = rest(self.own + 1, sizes.consumers)
+        self.rows = tile * jnp.int32(sizes.rows) + self.own * jnp.int32(ROWS)
+        self.width, self.shape = self.q.shape[-1], (ROWS, sizes.columns)
+        self.factor = sizes.scale * LOG2E
 
-    def logits(step, masked: bool, meanwhile=None):
+    def take_turn(self) -> None:
+        if self.others:
+            plgpu.barrier_wait(self.turns.at[self.own])
+
+    def pass_turn(self, *, where=None) -> None:
+        """Gives the turn to the next in the row; `where`: to who passes it, if not all do."""
+        if self.others:
+            give = lambda: plgpu.barrier_arrive(self.turns.at[self.following])  # noqa: E731
+            give() if where is None else pl.when(where)(give)
+
+    def logits(self, step, *, masked: bool, meanwhile=None):
         """Returns the logits over `scale`; passes the turn on, does `meanwhile` as they run."""
-        slot = rest(step, sizes.stages)
-        plgpu.barrier_wait(k_full.at[slot])
+        sizes, slot = self.sizes, rest(step, self.sizes.stages)
+        plgpu.barrier_wait(self.k_full.at[slot])
 
         def run(acc):
-            plgpu.wgmma(acc, q_own.at[own], k_ring.at[slot].T)
-            if others:
-                plgpu.barrier_arrive(turns.at[following])
+            plgpu.wgmma(acc, self.q.at[self.own], self.k_ring.at[slot].T)
+            self.pass_turn()
             done = None if meanwhile is None else lax.optimization_barrier(meanwhile())
             return acc[...], done
 
-        found, done = pl.run_scoped(run, plgpu.ACC(shape, jnp.float32))
+        found, done = pl.run_scoped(run, plgpu.ACC(self.shape, jnp.float32))
         if masked:
-            found = found + along(read(bias_ring.at[slot], of_rows=False), shape, 1)
+            found = found + along(read(self.bias_ring.at[slot], of_rows=False), self.shape, 1)
             if sizes.causal is not None:
                 column, block = step * jnp.int32(sizes.columns), sizes.causal
                 found = hide_later_blocks(
-                    found, row=rows, column=column, block=block, rows="queries"
+                    found, row=self.rows, column=column, block=block, rows="queries"
                 )
-        give_back(k_empty.at[slot], was_read=masked)
+        give_back(self.k_empty.at[slot], was_read=masked)
         return found, done
 
-    def softmax(found, top, total):
+    def softmax(self, found, top, total):
         """Returns the shares, how much the sum so far shrinks, and the new maximum and sum."""
-        new_top = lax.max(top, found.max(axis=1) * factor)
+        new_top = lax.max(top, found.max(axis=1) * self.factor)
         old = jnp.exp2(top - new_top)
-        share = jnp.exp2(found * factor - along(new_top, shape, 0))
-        return share.astype(q.dtype), old, new_top, total * old + share.sum(axis=1)
+        share = jnp.exp2(found * self.factor - along(new_top, self.shape, 0))
+        return share.astype(self.q.dtype), old, new_top, total * old + share.sum(axis=1)
 
-    def values(step, share):
-        slot = rest(step, sizes.stages)
-        plgpu.barrier_wait(v_full.at[slot])
-        if others:
-            plgpu.barrier_wait(turns.at[own])
+    def values(self, step, share):
+        """Takes the turn; returns the product of the shares with the values."""
+        slot = rest(step, self.sizes.stages)
+        plgpu.barrier_wait(self.v_full.at[slot])
+        self.take_turn()
 
         def run(acc):
-            place = None if shares is None else shares.at[own, 0]
-            multiply(acc, share, v_ring.at[slot], place)
+            place = None if self.shares is None else self.shares.at[self.own, 0]
+            multiply(acc, share, self.v_ring.at[slot], place)
             return acc[...]
 
-        added = pl.run_scoped(run, plgpu.ACC((ROWS, width), jnp.float32))
-        plgpu.barrier_arrive(v_empty.at[slot])
+        added = pl.run_scoped(run, plgpu.ACC((ROWS, self.width), jnp.float32))
+        plgpu.barrier_arrive(self.v_empty.at[slot])
         return added
 
-    def one(step, carry, *, masked: bool):
+    def one(self, step, carry, *, masked: bool):
+        """A turn; masked: the next step's logits."""
         acc, top, total, found = carry
-        share, old, top, total = softmax(found, top, total)
-        added = values(step, share)
-        found, acc = logits(step + 1, masked, lambda: acc * along(old, (ROWS, width), 0) + added)
+        share, old, top, total = self.softmax(found, top, total)
+        added = self.values(step, share)
+
+        def rescaled():
+            return acc * along(old, (ROWS, self.width), 0) + added
+
+        found, acc = self.logits(step + 1, masked=masked, meanwhile=rescaled)
         return acc, top, total, found
 
-    if others:
-        plgpu.barrier_wait(turns.at[own])
+
+def _compute(q, out, lse, scratch, tile, full, steps, *, sizes: Sizes) -> None:
+    me = _Consumer(scratch, tile=tile, sizes=sizes)
+    batch, head, tokens = lax.axis_index("batch"), lax.axis_index("head"), pl.ds(me.rows, ROWS)
+    own, last = me.own, sizes.consumers - 1
+    plgpu.copy_gmem_to_smem(q.at[batch, tokens, head], me.q.at[own], me.q_full.at[own])
+    me.pass_turn(where=own == last)  # the first turn is given by the last in the row
+    plgpu.barrier_wait(me.q_full.at[own])
+
+    me.take_turn()
     cut = sizes.weighted or sizes.cut or sizes.causal is not None
-    found, _ = logits(jnp.int32(0), cut)
-    carry = (spread(0.0, ROWS, width), spread(MASKED, ROWS), spread(0.0, ROWS), found)
+    found, _ = me.logits(jnp.int32(0), masked=cut)
+    carry = (spread(0.0, ROWS, me.width), spread(MASKED, ROWS), spread(0.0, ROWS), found)
     whole_steps = lax.max(lax.min(full, steps) - 1, 0)
-    carry = lax.fori_loop(0, whole_steps, functools.partial(one, masked=False), carry)
+    plain, masked = (functools.partial(me.one, masked=flag) for flag in (False, True))
+    carry = lax.fori_loop(0, whole_steps, plain, carry)
     if cut:
-        carry = lax.fori_loop(whole_steps, steps - 1, functools.partial(one, masked=True), carry)
+        carry = lax.fori_loop(whole_steps, steps - 1, masked, carry)
     acc, top, total, found = carry
-    share, old, top, total = softmax(found, top, total)
-    acc = acc * along(old, (ROWS, width), 0) + values(steps - 1, share)
-    if others:
-        # The last in the row has no one to give its last turn to.
-        pl.when(own < sizes.consumers - 1)(lambda: plgpu.barrier_arrive(turns.at[following]))
+    share, old, top, total = me.softmax(found, top, total)
+    acc = acc * along(old, (ROWS, me.width), 0) + me.values(steps - 1, share)
+    me.pass_turn(where=own < last)  # the last has no one to give its last turn to
 
     empty = top <= MASKED / 2
-    acc = acc * along(jnp.where(empty, 0.0, 1 / total), (ROWS, width), 0)
-    q_own.at[own][...] = acc.astype(q.dtype)
-    lse_own.at[own][...] = jnp.where(empty, MASKED, top + jnp.log(total) * LOG2E)
+    acc = acc * along(jnp.where(empty, 0.0, 1 / total), (ROWS, me.width), 0)
+    me.q.at[own][...] = acc.astype(q.dtype)
+    me.lse.at[own][...] = jnp.where(empty, MASKED, top + jnp.log(total) * LOG2E)
     plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(q_own.at[own], out.at[batch, tokens, head])
-    plgpu.copy_smem_to_gmem(lse_own.at[own], lse.at[batch, head, tokens])
+    plgpu.copy_smem_to_gmem(me.q.at[own], out.at[batch, tokens, head])
+    plgpu.copy_smem_to_gmem(me.lse.at[own], lse.at[batch, head, tokens])
     plgpu.wait_smem_to_gmem(0)

@@ -22,11 +22,20 @@ ROWS = 64  # of queries or keys, of a warpgroup
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """Of one kernel: warpgroups that compute (64 rows each), tokens of a step, buffered steps."""
+    """Of one kernel: warpgroups that compute (64 rows each), tokens of a step, buffered steps.
+
+    Raises `ValueError` for what the hardware has not: a step is a product over whole 64 tokens.
+    """
 
     consumers: int = 2
     columns: int = 128
     stages: int = 2
+
+    def __post_init__(self):
+        if self.consumers not in (1, 2, 3) or self.columns % ROWS or self.stages < 2:
+            raise ValueError(
+                f"1 to 3 consumers, columns of whole {ROWS}s, 2 stages or more; got {self}"
+            )
 
     @property
     def rows(self) -> int:
