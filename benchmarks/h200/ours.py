@@ -263,7 +263,7 @@ def largest_costs(folder: str, count: int = 3) -> list[str]:
         if not plane.name.startswith("/device:GPU" if ON_GPU else "/host:CPU"):
             continue
         for line in plane.lines:
-            if ON_GPU and not line.name.startswith("Stream"):
+            if not line.name.startswith("Stream" if ON_GPU else "tf_XLA"):
                 continue
             for event in line.events:
                 spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns
