@@ -7,18 +7,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.kernels.attention.chunked import OUTPUT
+from skyreels_jax.kernels.attention import residuals
 
 # A loop copies what the backward pass needs into stacks: on CPU the gradient of six layers of width
 # 192 took 1.71 s of processor time looped, 1.54 s with lax.scan(unroll=True), 1.40 s written out.
 UNROLLED = 8
 Remat = Literal["none", "block", "attention", "dots", "offload"]
 REMAT = get_args(Remat)
-INPUT = "layer_input"  # with OUTPUT the names of what policies keep
+INPUT = "layer_input"  # a name of what a policy keeps
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -32,17 +31,14 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs)
     return nnx.merge(graphdef, state)
 
 
-def kept(x: Array) -> Array:
-    """Returns `x`, which remat "attention" keeps."""
-    return checkpoint_name(x, OUTPUT)
-
-
 def _policy(remat: str) -> Callable[..., Any] | None:
     policies = jax.checkpoint_policies
     if remat == "dots":
-        return policies.dots_with_no_batch_dims_saveable
+        return policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, residuals.keeps
+        )
     if remat == "attention":
-        return policies.save_only_these_names(OUTPUT)
+        return residuals.keeps
     if remat == "offload":
         return policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
@@ -66,10 +62,10 @@ def fold(
 
     each: a tree whose leaves have the layers as their first axis; `own` is one layer's part of it.
     A shallow stack (depth <= UNROLLED) is written out instead of looped over.
-    `remat`: what is kept for the backward pass: "none" every intermediate, "dots" the results of
-    products with weights, "attention" the input of each layer and what is `kept` (attention is the
-    dearest to do again), "block" the input alone, "offload" the same in the host's memory, where
-    the backend can. Else raises `UserError`.
+    `remat`: what is kept for the backward pass: "none" every intermediate, "attention" the input of
+    each layer and what `kernels.attention.residuals` marks (attention is the dearest to do again),
+    "dots" the same and the results of products with weights, "block" the input alone, "offload" the
+    same in the host's memory, where the backend can. Else raises `UserError`.
     """
     graphdef, state = nnx.split(stacked)
     depth = jax.tree.leaves(state)[0].shape[0]

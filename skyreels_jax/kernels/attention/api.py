@@ -9,11 +9,20 @@ from jaxtyping import Array, Float
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.kernels.attention.chunked import chunked
+from skyreels_jax.kernels.attention.cudnn import cudnn, cudnn_refuses
 from skyreels_jax.kernels.attention.mask import Mask
+from skyreels_jax.kernels.attention.pallas_gpu import pallas_gpu
 from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu, pallas_tpu_refuses
 from skyreels_jax.kernels.attention.reference import reference
 
-IMPLEMENTATIONS = {"reference": reference, "chunked": chunked, "pallas_tpu": pallas_tpu}
+IMPLEMENTATIONS = {
+    "reference": reference,
+    "chunked": chunked,
+    "pallas_tpu": pallas_tpu,
+    "cudnn": cudnn,
+    # Only by name until a GPU has shown it right and fast (benchmarks/h200.sh).
+    "pallas_gpu": pallas_gpu,
+}
 # Logits per head and sample from which `chunked` is the choice. On two (busy) CPU cores, float32,
 # forward and backward: 16 x 144 tokens x 6 heads x 32: reference 15 ms, chunked 16 ms; 2048 tokens
 # x 12 x 128: reference 5.6 s, chunked 3.7 s (and no L x S array).
@@ -30,14 +39,21 @@ def choose(
     q: Float[Array, "B L N K"],
     k: Float[Array, "B S N K"],
     *,
+    mask: Mask | None,
     platform: str | None,
+    lse: bool,
 ) -> str:
-    """Returns the name of the implementation for these shapes, as `attention` does."""
+    """Returns the name of the implementation for these shapes on `platform`, as `attention` does.
+
+    lse: whether the logarithm of the softmax's sum is needed as well.
+    """
     platform = platform or jax.default_backend()
     if q.shape[1] * k.shape[1] < LARGE:
         impl = "reference"
     elif platform == "tpu" and not pallas_tpu_refuses(q):
         impl = "pallas_tpu"
+    elif platform in ("gpu", "cuda") and not lse and not cudnn_refuses(q, mask):
+        impl = "cudnn"
     else:
         impl = "chunked"
     _log_once(impl, platform)
@@ -62,7 +78,7 @@ def attention(
     which raises `NotImplementedError` with its reason for what it cannot do. An unknown name raises
     `UserError`.
     """
-    return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform)[0]
+    return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=False)[0]
 
 
 def attention_lse(
@@ -78,7 +94,7 @@ def attention_lse(
     """Returns what `attention` does, and the logarithm of the softmax's sum, float32: with it what
     several sets of keys give can be merged.
     """
-    out = _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform)
+    out = _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
     if out[1] is None:
         raise NotImplementedError(f"{impl} attention does not give the softmax's sum")
     return out
@@ -93,11 +109,12 @@ def _attention(
     scale: float | None,
     impl: str | None,
     platform: str | None,
+    lse: bool,
 ) -> tuple[Array, Array | None]:
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     shape, (q, k, v) = q.shape, (x.reshape(len(x), -1, *x.shape[-2:]) for x in (q, k, v))
     if impl is None:
-        impl = choose(q, k, platform=platform)
+        impl = choose(q, k, mask=mask, platform=platform, lse=lse)
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention impl {impl!r} is not known{suggest(impl, IMPLEMENTATIONS)}")
     out, total = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)

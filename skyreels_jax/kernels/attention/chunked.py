@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias, visible
+from skyreels_jax.kernels.attention.residuals import kept
 
-OUTPUT = "attention_output"  # what rematerialisation may keep (nn.stack) goes by this name
 MULTIPLE = 8  # of which chunks are
 
 
@@ -90,12 +89,12 @@ def _attend(
 
 def _attend_forward(plan: _Plan, q: Array, k: Array, v: Array, bias: Array | None):
     found = _by_platform(functools.partial(_forward, plan), q, k, v, bias)
-    out, total, top = (checkpoint_name(x, OUTPUT) for x in found)
+    out, total, top = map(kept, found)
     return (out, top + jnp.log(total)), (q, k, v, bias, out, total, top)
 
 
-def _attend_backward(plan: _Plan, kept: tuple, grads: tuple[Array, Array]):
-    q, k, v, bias, out, total, top = kept
+def _attend_backward(plan: _Plan, saved: tuple, grads: tuple[Array, Array]):
+    q, k, v, bias, out, total, top = saved
     grad, grad_lse = grads
     part = jnp.where(top <= MASKED / 2, 0.0, 1 / total)  # rows without keys weigh nothing
     grad = grad.astype(jnp.float32) * part[..., None]

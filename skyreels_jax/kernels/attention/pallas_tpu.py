@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias
+from skyreels_jax.kernels.attention.residuals import kept
 
 WIDTHS = (64, 128)  # of heads
 
@@ -96,7 +97,7 @@ def _forward(plan, q, k, v, length, bias):
 
     vt = jnp.swapaxes(v, 2, 3)
     out, lse = forward(_scaled(plan, q), k, vt, length=length, bias=bias, plan=plan)
-    out, lse = jnp.swapaxes(out, 2, 3), lse[:, :, 0]
+    out, lse = kept(jnp.swapaxes(out, 2, 3)), kept(lse[:, :, 0])
     return (out, lse), (q, k, v, length, bias, out, lse)
 
 

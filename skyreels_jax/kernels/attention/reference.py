@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias, visible
+from skyreels_jax.kernels.attention.residuals import kept
 
 
 def reference(
@@ -34,4 +35,4 @@ def reference(
         empty = jnp.max(logits, axis=-1, keepdims=True) <= MASKED / 2
         out = jnp.where(empty, 0.0, out)
     lse = jax.nn.logsumexp(logits, axis=-1)
-    return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)
+    return kept(jnp.swapaxes(out, 1, 2).astype(q.dtype)), jnp.swapaxes(lse, 1, 2)

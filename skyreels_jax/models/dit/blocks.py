@@ -12,7 +12,6 @@ from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.nn.linear import MLP, Linear, gelu_tanh, normal, zeros
 from skyreels_jax.nn.norm import LayerNorm, RMSNorm, layer_norm
 from skyreels_jax.nn.rope import apply_rope
-from skyreels_jax.nn.stack import kept
 from skyreels_jax.parallel.activations import constrain, folded
 
 Attention = Callable[..., Array]  # the signature of kernels.attention.attention
@@ -81,7 +80,7 @@ class SelfAttention(Projections):
         k = apply_rope(self.split(self.norm_k(self.k(tokens))), *rope)
         parts = (q, k, self.split(self.v(tokens)))
         parts = (part.reshape(*x.shape[:-1], *part.shape[-2:]) for part in parts)
-        return self.o(kept(attention(*parts, mask=mask)).reshape(x.shape))
+        return self.o(attention(*parts, mask=mask).reshape(x.shape))
 
 
 class CrossAttention(Projections):

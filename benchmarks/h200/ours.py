@@ -1,0 +1,328 @@
+"""Our side of benchmarks/h200.sh: python ours.py PART [--tiny]. Prints rows for main.py."""
+
+import dataclasses
+import functools
+import glob
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops
+from timing import attempt, milliseconds, tell
+
+from skyreels_jax.kernels.attention import Mask, attention
+from skyreels_jax.kernels.attention.api import IMPLEMENTATIONS
+from skyreels_jax.kernels.attention.cudnn import cudnn_refuses
+from skyreels_jax.kernels.attention.mask import MASKED
+from skyreels_jax.kernels.attention.pallas_gpu import Tiles, Tuning, pallas_gpu
+from skyreels_jax.models.dit import flops
+from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.models.vae.config import VAEConfig
+from skyreels_jax.models.vae.modeling import AutoencoderKLWan
+from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
+from skyreels_jax.training.peaks import peak
+from skyreels_jax.training.state import init_state
+from skyreels_jax.training.step import make_train_step
+
+BF16 = jnp.bfloat16
+ON_GPU = jax.default_backend() == "gpu"
+OURS = ("cudnn", "pallas_gpu") if ON_GPU else ("chunked",)
+wait = jax.block_until_ready
+
+
+def rate(operations: float, ms: float) -> dict:
+    """Returns TFLOP/s and, where the peak of the device is known, the share of it."""
+    most = peak(jax.devices()[0].device_kind)
+    share = {} if most is None else {"peak_share": operations / (1e-3 * ms * most)}
+    return {"tflops": operations / ms / 1e9, **share}
+
+
+def randomly(like, *, scale: float = 1.0, seed: int = 0):
+    """Returns random numbers, made on the device, for a tree of shapes."""
+
+    def make(key):
+        leaves, tree = jax.tree.flatten(like)
+        keys = jax.random.split(key, len(leaves))
+        drawn = [
+            (scale * jax.random.normal(k, x.shape, jnp.float32)).astype(x.dtype)
+            for k, x in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(tree, drawn)
+
+    return jax.jit(make)(jax.random.key(seed))
+
+
+# Correctness ---------------------------------------------------------------------------------
+
+
+def correctness(shapes: Shapes, tiny: bool) -> None:
+    batch, length, keys, heads = (2, 90, 70, 1) if tiny else (2, 1100, 1000, 3)
+    masks = {
+        "full": None,
+        "causal": Mask(causal_block=keys // 7),
+        "lengths": Mask(kv_length=jnp.asarray([0, keys - 37])),
+        "weights": Mask(kv_weight=jnp.asarray(np.arange(2 * keys).reshape(2, -1) % 4, jnp.float32)),
+    }
+    for width in (64,) if tiny else (64, 128):
+        shape = [(batch, n, heads, width) for n in (length, keys, keys, length)]
+        arrays = randomly([jax.ShapeDtypeStruct(s, BF16) for s in shape], seed=width)
+        for impl in OURS:
+            for name, mask in masks.items():
+                if impl == "cudnn" and cudnn_refuses(arrays[0], mask):
+                    continue
+                what = f"{impl} {name} {width}"
+                attempt(what, functools.partial(compare, impl, arrays, mask))
+
+
+def compare(impl: str, arrays: list, mask: Mask | None, *, bound: float = 1e-2) -> dict:
+    """Returns the relative errors of results and gradients; raises where one is too large."""
+    run = functools.partial(IMPLEMENTATIONS[impl], mask=mask, scale=0.1)
+
+    def everything(function, q, k, v, g):
+        (out, lse), back = jax.vjp(lambda *x: function(*x), q, k, v)
+        # As in a ring, the sum of the softmax has a gradient as well.
+        dlse = None if lse is None else jnp.where(lse <= MASKED / 2, 0.0, jnp.cos(lse))
+        grads = back((g.astype(out.dtype), dlse))
+        return dict(zip(("out", "dq", "dk", "dv"), (out, *grads), strict=True))
+
+    def truth(q, k, v):
+        exact = IMPLEMENTATIONS["reference"](
+            *(x.astype(jnp.float32) for x in (q, k, v)), mask=mask, scale=0.1
+        )
+        return exact if impl != "cudnn" else (exact[0], None)
+
+    ours = jax.jit(functools.partial(everything, run))(*arrays)
+    with jax.default_matmul_precision("highest"):
+        expected = jax.jit(functools.partial(everything, truth))(*arrays)
+    errors = {}
+    for name, value in ours.items():
+        a, b = (np.asarray(x, np.float64) for x in (value, expected[name]))
+        errors[name] = float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    if not max(errors.values()) < bound:  # NaN as well
+        raise ArithmeticError(f"errors over {bound}: {errors}")
+    return errors
+
+
+# Attention -----------------------------------------------------------------------------------
+
+SWEEP = {
+    "forward": [
+        Tiles(consumers=2, columns=128, stages=2),
+        Tiles(consumers=2, columns=64, stages=3),
+        Tiles(consumers=2, columns=64, stages=4),
+        Tiles(consumers=3, columns=64, stages=2),
+        Tiles(consumers=3, columns=64, stages=4),
+    ],
+    "queries": [Tiles(columns=128), Tiles(consumers=3, columns=64)],
+    "keys": [Tiles(columns=64, stages=3), Tiles(consumers=1, columns=64)],
+}
+
+
+def attention_alone(shapes: Shapes, tiny: bool) -> None:
+    shape = (1, shapes.tokens, shapes.heads, shapes.width)
+    arrays = randomly([jax.ShapeDtypeStruct(shape, BF16)] * 4)
+    for impl in OURS:
+        run = functools.partial(attention, impl=impl)
+        attempt(impl, functools.partial(both_ways, run, arrays, shapes))
+    block = CAUSAL_FRAMES * shapes.tokens // 25
+    causal = functools.partial(attention, impl=OURS[-1], mask=Mask(causal_block=block))
+    attempt(f"{OURS[-1]}, causal", functools.partial(both_ways, causal, arrays, shapes, seen=0.6))
+    if not ON_GPU:
+        return
+    for kernel, choices in SWEEP.items():
+        for tiles in choices:
+            tuning = dataclasses.replace(Tuning(), **{kernel: tiles})
+            scale = shapes.width**-0.5
+            run = lambda *a, tuning=tuning: pallas_gpu(*a, scale=scale, tuning=tuning)[0]  # noqa
+            parts = ("forward",) if kernel == "forward" else ("backward",)
+            what = f"{kernel} {tiles.consumers} x 64 by {tiles.columns}, {tiles.stages} stages"
+            measure = functools.partial(both_ways, run, arrays, shapes, parts=parts, tuned=True)
+            attempt(what, measure)
+
+
+def both_ways(run, arrays, shapes, *, seen=1.0, parts=("forward", "backward"), tuned=False) -> dict:
+    """Returns times of forward (ms) and of forward and backward together, less the forward.
+
+    seen: the share of all pairs that the mask leaves. tuned: a row of the sweep, whose backward is
+    with the forward's time in it.
+    """
+    found, todo = {}, attention_flops(shapes)
+    forward = jax.jit(run)
+    both = jax.jit(lambda q, k, v, g: jax.vjp(run, q, k, v)[1](g))
+    ms = {}
+    if "forward" in parts:
+        ms["forward"] = milliseconds(lambda: forward(*arrays[:3]), wait, seconds=1.0)
+        found |= {} if tuned or seen < 1 else {"ms": ms["forward"]}
+        found |= {"forward_ms": ms["forward"]}
+        found |= {"forward_tflops": seen * todo["forward"] / ms["forward"] / 1e9}
+    if "backward" in parts:
+        total = milliseconds(lambda: both(*arrays), wait, seconds=1.0)
+        found |= {"both_ms": total}
+        if not tuned:
+            back = max(total - ms["forward"], 1e-6)
+            found |= {"backward_tflops": seen * todo["backward"] / back / 1e9}
+    return found
+
+
+# The transformer -----------------------------------------------------------------------------
+
+
+def transformer(shapes: Shapes, **changes):
+    """Returns config, structure, and shapes of the parameters and of the rest."""
+    config = DiTConfig(**shapes.transformer, **changes)
+    model = nnx.eval_shape(lambda: SkyReelsV2Transformer3D(config, rngs=nnx.Rngs(0)))
+    return config, *nnx.split(model, nnx.Param, ...)
+
+
+def conditions(shapes: Shapes, config: DiTConfig) -> dict:
+    text = jax.ShapeDtypeStruct((1, shapes.text, config.text_dim), BF16)
+    return {"context": randomly(text), "fps": jnp.full((1,), 24, jnp.int32)}
+
+
+def dit(shapes: Shapes, tiny: bool) -> None:
+    cases = [(impl, 1) for impl in OURS] + [(OURS[-1], CAUSAL_FRAMES)]
+    for impl, frames in cases:
+        what = f"{impl}" + (f", causal blocks of {frames} frames" if frames > 1 else "")
+        attempt(what, functools.partial(dit_forward, shapes, impl, frames))
+
+
+def dit_forward(shapes: Shapes, impl: str, frames: int) -> dict:
+    config, graphdef, params, rest = transformer(shapes, num_frame_per_block=frames)
+    low = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, BF16), params)
+    params, cond = randomly(low, scale=0.02), conditions(shapes, config)
+    latents = randomly(jax.ShapeDtypeStruct((1, *shapes.latents, config.in_channels), BF16))
+    times = jnp.linspace(0, 999, shapes.latents[0])[None]
+
+    @jax.jit
+    def forward(params, latents):
+        model = nnx.merge(graphdef, params, rest)
+        return model(latents, times, attention=functools.partial(attention, impl=impl), **cond)
+
+    ms = milliseconds(lambda: forward(params, latents), wait, seconds=6)
+    operations = flops.forward_flops(config, grid(shapes, config), text=shapes.text)
+    # A causal model is another one: its time is not to be compared with diffusers' full attention.
+    return {"ms" if frames == 1 else "causal_ms": ms, **rate(operations, ms)}
+
+
+def grid(shapes: Shapes, config: DiTConfig) -> tuple[int, ...]:
+    return tuple(n // p for n, p in zip(shapes.latents, config.patch_size, strict=True))
+
+
+def train(shapes: Shapes, tiny: bool) -> None:
+    cases = [(OURS[0], "attention"), (OURS[0], "dots"), (OURS[-1], "attention")]
+    for impl, remat in dict.fromkeys(cases):
+        attempt(f"{impl}, remat {remat}", functools.partial(train_step, shapes, impl, remat))
+
+
+def train_step(shapes: Shapes, impl: str, remat: str) -> dict:
+    config, *_ = transformer(shapes)
+
+    def make():
+        attend = functools.partial(attention, impl=impl)
+        return SkyReelsV2Transformer3D(config, attention=attend, remat=remat, rngs=nnx.Rngs(0))
+
+    graphdef, params, rest = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
+    tx = optax.adamw(1e-5)
+    objective = DiffusionForcing(caption_dropout=0.0, timesteps=0)
+    step = make_train_step(objective, tx, graphdef, seed=0, compute_dtype=BF16)
+    state = init_state(randomly(params, scale=0.02), tx, ema=False)
+    latents = jax.ShapeDtypeStruct((1, *shapes.latents, config.in_channels), jnp.float32)
+    zero = jnp.zeros((1,), jnp.int32)
+    batch = {"latents": randomly(latents), "start": zero, "given": zero}
+    batch |= {"cond": conditions(shapes, config)}
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rest).compile()
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+    def run():
+        nonlocal state
+        state, metrics = compiled(state, batch, rest)
+        return metrics
+
+    ms = milliseconds(run, wait, seconds=12)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            metrics = wait(run())
+        costs = largest_costs(folder)
+    if not np.isfinite(metrics["loss"]):
+        raise ArithmeticError(f"the loss is {metrics['loss']}")
+    operations = flops.train_flops(config, grid(shapes, config), text=shapes.text)
+    return {"ms": ms, **rate(operations, ms), "GiB": held / 2**30, "largest": costs}
+
+
+def largest_costs(folder: str, count: int = 3) -> list[str]:
+    """Returns what takes most of the device's time in a trace: share of all, and name."""
+    (path,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+    spent: dict[str, float] = {}
+    for plane in jax.profiler.ProfileData.from_file(path).planes:
+        if not plane.name.startswith("/device:GPU" if ON_GPU else "/host:CPU"):
+            continue
+        for line in plane.lines:
+            if not line.name.startswith("Stream" if ON_GPU else "tf_XLA"):
+                continue
+            for event in line.events:
+                spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns
+    total = sum(spent.values())
+    most = sorted(spent, key=spent.get, reverse=True)[:count]
+    return [f"{spent[name] / total:.0%} {name[:60]}" for name in most]
+
+
+# The VAE -------------------------------------------------------------------------------------
+
+
+def vae(shapes: Shapes, tiny: bool) -> None:
+    for chunk in (1, 4):
+        attempt(f"{chunk} latent frames at once", functools.partial(decode, shapes, chunk))
+
+
+def decode(shapes: Shapes, chunk: int) -> dict:
+    config = VAEConfig(**shapes.vae)
+    model = nnx.eval_shape(lambda: AutoencoderKLWan(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    low = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, BF16), state)
+    params = randomly(low, scale=0.02)
+    latents = randomly(jax.ShapeDtypeStruct((1, *shapes.latents, config.z_dim), BF16))
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def part(params, latents, cache):
+        return nnx.merge(graphdef, params).decode_chunk(latents, cache)
+
+    def run():
+        cache, frames, first = None, [], 1
+        for start in range(0, latents.shape[1], chunk):
+            start, size = (0, 1) if start == 0 else (first + start - chunk, chunk)
+            made, cache = part(params, latents[:, start : start + size], cache)
+            frames.append(made)
+        return frames
+
+    count = sum(f.shape[1] for f in jax.eval_shape(run))
+    if count != 4 * shapes.latents[0] - 3:
+        raise AssertionError(f"{count} frames were decoded")
+    return {"ms": milliseconds(run, wait, seconds=4), "frames": count}
+
+
+PARTS = {
+    "correctness": correctness,
+    "attention": attention_alone,
+    "dit": dit,
+    "train": train,
+    "vae": vae,
+}
+
+
+def main() -> None:
+    name, *flags = sys.argv[1:]
+    tiny = "--tiny" in flags
+    if not tiny and not ON_GPU:
+        sys.exit(f"no GPU: jax sees {jax.devices()}; --tiny takes small shapes, on any machine")
+    PARTS[name](TINY if tiny else FULL, tiny)
+    tell("device", device=jax.devices()[0].device_kind, jax=jax.__version__)
+
+
+if __name__ == "__main__":
+    main()

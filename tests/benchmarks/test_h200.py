@@ -1,0 +1,74 @@
+"""The runner of benchmarks/h200.sh: what fails is said, and costs the other parts nothing."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+
+RUNNER = pathlib.Path(__file__).parents[2] / "benchmarks" / "h200" / "main.py"
+SIDE = """
+import json, sys, time
+part = sys.argv[1]
+print("noise before it", flush=True)
+if part == "{part}":
+    {fault}
+print("ROW " + json.dumps({{"what": "a", "ms": {ms}}}), flush=True)
+"""
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    spec = importlib.util.spec_from_file_location("h200_main", RUNNER)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "h200_main", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(runner, monkeypatch, tmp_path, *, part="none", fault="pass", only=("dit", "vae")):
+    """Runs parts whose processes are small scripts; returns the exit status."""
+    for name, ms in {"ours": 2.0, "torch": 4.0}.items():
+        text = SIDE.format(part=part if name == "ours" else "none", fault=fault, ms=ms)
+        (tmp_path / runner.FILES[name]).write_text(text)
+    monkeypatch.setattr(runner, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py", "--only", *only, "--out", str(tmp_path / "out")])
+    try:
+        runner.main()
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def test_parts_are_reported_with_their_ratio(runner, monkeypatch, tmp_path, capsys):
+    assert run(runner, monkeypatch, tmp_path) == 0
+    report = json.loads((tmp_path / "out" / "dit.json").read_text())
+    assert report["best_ratio"] == 0.5 and not report["failures"]
+    assert [row["side"] for row in report["rows"]] == ["ours", "torch"]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith('{"part"') for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("sys.exit('no such thing')", "no such thing"),
+        ("time.sleep(60)", "not done in"),
+        ("print('ROW ' + json.dumps({'what': 'b', 'failed': 'wrong numbers'}))", "wrong numbers"),
+    ],
+)
+def test_a_failure_is_loud_and_the_next_part_runs(
+    runner, monkeypatch, tmp_path, capsys, fault, said
+):
+    if "sleep" in fault:
+        short = runner.dataclasses.replace(runner.PARTS["dit"], seconds=3)
+        monkeypatch.setattr(runner, "PARTS", runner.PARTS | {"dit": short})
+    assert run(runner, monkeypatch, tmp_path, part="dit", fault=fault) == 1
+    out = capsys.readouterr().out
+    assert said in out and "FAILED dit, ours" in out
+    assert json.loads((tmp_path / "out" / "vae.json").read_text())["best_ratio"] == 0.5
+
+
+def test_parts_fit_into_eight_minutes(runner):
+    assert sum(part.seconds for part in runner.PARTS.values()) <= 470
