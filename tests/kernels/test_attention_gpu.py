@@ -12,7 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from skyreels_jax.kernels.attention import Mask, attention, attention_lse
 from skyreels_jax.kernels.attention.api import choose
 from skyreels_jax.kernels.attention.cudnn import cudnn
-from skyreels_jax.kernels.attention.hopper_parts import Sizes, key_steps, query_steps
+from skyreels_jax.kernels.attention.gpu.parts import Sizes, key_steps, query_steps
 from skyreels_jax.kernels.attention.mask import MASKED
 from skyreels_jax.kernels.attention.pallas_gpu import Tiles, Tuning, pallas_gpu
 from skyreels_jax.kernels.attention.reference import reference

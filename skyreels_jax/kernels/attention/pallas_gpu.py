@@ -114,7 +114,7 @@ def _padded(x: Float[Array, "B L N K"], multiple: int) -> Float[Array, "B P N K"
 
 
 def _sizes(tiles: Tiles, static: tuple):
-    from skyreels_jax.kernels.attention.hopper_parts import Sizes
+    from skyreels_jax.kernels.attention.gpu.parts import Sizes
 
     return Sizes(
         consumers=tiles.consumers,
@@ -140,7 +140,7 @@ def _attention(
 
 
 def _forward(q, k, v, bias, lengths, tuning: Tuning, static: tuple):
-    from skyreels_jax.kernels.attention.hopper_forward import forward
+    from skyreels_jax.kernels.attention.gpu.forward import forward
 
     sizes = _sizes(tuning.forward, static)
     out, lse = (kept(x) for x in forward(q, k, v, bias, lengths, sizes=sizes))
@@ -150,7 +150,7 @@ def _forward(q, k, v, bias, lengths, tuning: Tuning, static: tuple):
 
 
 def _backward(tuning: Tuning, static: tuple, needed: tuple, cotangents: tuple):
-    from skyreels_jax.kernels.attention.hopper_backward import backward_keys, backward_queries
+    from skyreels_jax.kernels.attention.gpu.backward import backward_keys, backward_queries
 
     q, k, v, bias, lengths, out, lse = needed
     dout, dlse = cotangents

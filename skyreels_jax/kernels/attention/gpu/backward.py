@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from skyreels_jax.kernels.attention.hopper_parts import (
+from skyreels_jax.kernels.attention.gpu.parts import (
     LOG2E,
     ROWS,
     Sizes,

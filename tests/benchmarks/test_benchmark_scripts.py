@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
+REPOSITORY = pathlib.Path(__file__).parents[2]
 SMALL = "--width 32 --ffn_dim 48 --text_dim 32 --layers 1"
 SCRIPTS = {  # arguments, then keys of the object and of its first case
     "attention": ("--tokens 64 --heads 2 --head_dim 16 --impl chunked", {"ratio", "peak"}),
