@@ -1,7 +1,7 @@
 """Attention on Hopper GPUs by our own Pallas kernels (Mosaic GPU), forward and backward.
 
 Kept apart from the kernels so that Pallas is imported by those who run it. What the kernels do is
-in `hopper_forward` and `hopper_backward`.
+in `gpu.forward` and `gpu.backward`.
 """
 
 import dataclasses

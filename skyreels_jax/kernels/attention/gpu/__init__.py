@@ -1,1 +1,1 @@
-"""Attention kernels for NVIDIA Hopper GPUs (Mosaic GPU)."""
+"""Attention on NVIDIA Hopper GPUs in Pallas (Mosaic GPU): the kernels behind `pallas_gpu`."""

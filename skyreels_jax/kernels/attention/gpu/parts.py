@@ -1,4 +1,4 @@
-"""What the kernels of `hopper_forward` and `hopper_backward` share: tiles, ranges, small steps.
+"""What the kernels of `gpu.forward` and `gpu.backward` share: tiles, ranges, small steps.
 
 A program of the grid has `consumers` warpgroups that compute, each on 64 rows, and a last one that
 only copies: it fills a ring of `stages` buffers by TMA and waits until all have consumed one.
