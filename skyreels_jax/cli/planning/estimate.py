@@ -12,9 +12,10 @@ from skyreels_jax.models.dit.flops import attention_flops, forward_flops
 from skyreels_jax.parallel.mesh import BATCH
 
 # Shares of a device's peak. Matrix products of this size reach it by experience; attention forward
-# is its operations by the bundles of our kernel's final schedule (docs/scaling.md).
+# is its operations by the bundles of our kernel's final schedule, no more than products reach
+# (docs/scaling.md).
 PRODUCTS = 0.85
-ATTENTION = {"TPU v5 lite": 0.92, "TPU v5": 0.92, "TPU v6 lite": 0.56, "TPU7x": 0.59}
+ATTENTION = {"TPU v5 lite": 0.85, "TPU v5": 0.85, "TPU v6 lite": 0.56, "TPU7x": 0.59}
 # Of convolutions of 96 to 384 channels, assumed.
 CONVOLUTIONS = 0.4
 # Bundles of attention's backward pass, in two kernels with 7 products, by those of its forward with
