@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from skyreels_jax.cli.recipes import run
+from skyreels_jax.cli.recipes.model import abstract_weights
 from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models.dit.config import CONFIGS
@@ -53,7 +53,7 @@ def test_learning_rates_and_decays_of_the_paper():
 def test_the_last_stage_is_a_released_model(size):
     recipe, config = config_of("sft_720p", size)
     assert config.model.transformer == CONFIGS[RELEASED[size]]
-    params = run.abstract_params(recipe, config)
+    params = abstract_weights(recipe, config)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jax.numpy.dtype("float32")}
 
 

@@ -27,10 +27,13 @@ def abstract(tree: Any, where: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Placement:
-    """The devices of a run and the rules of its parameters."""
+    """The devices of a run and the rules of its parameters, and of its fixed weights if it has any:
+    None: every device holds all that is no parameter.
+    """
 
     mesh: Mesh
     rules: Rules
+    fixed: Rules | None = None
 
     @functools.cached_property
     def whole(self) -> NamedSharding:
@@ -40,6 +43,12 @@ class Placement:
     def params(self, params: Params) -> Any:
         """Returns the sharding of every parameter; raises as `rules.shardings` does."""
         return shardings(params, self.rules, self.mesh)
+
+    def rest(self, rest: Params) -> Any:
+        """Returns the sharding of all of a model that is no parameter; raises as `params` does."""
+        if self.fixed is None:
+            return jax.tree.map(lambda _: self.whole, rest)
+        return shardings(rest, self.fixed, self.mesh)
 
     def alike(self, tree: Any, params: Params) -> Any:
         """Returns the shardings of `tree`, in which what mirrors a parameter, by the end of its

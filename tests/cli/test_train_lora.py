@@ -3,17 +3,23 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 from safetensors.numpy import load_file
 
 import skyreels_jax
 from skyreels_jax.cli.main import main
+from skyreels_jax.cli.recipes.lora import fixed_weights
+from skyreels_jax.cli.recipes.model import abstract_model
+from skyreels_jax.cli.recipes.run import placed
 from skyreels_jax.cli.recipes.start import started
+from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.models.dit.fps import fold_fps
 from skyreels_jax.pipelines import load
@@ -147,6 +153,29 @@ def test_the_same_steps_whether_stopped_or_not(root, tmp_path):
     shutil.copytree(root / "run", again, ignore=shutil.ignore_patterns("export", "4"))
     assert train(root, "--out", str(again)) == 0
     jax.tree.map(np.testing.assert_array_equal, state(again, 4), state(root / "run", 4))
+
+
+def test_the_same_adapters_on_a_mesh(root, tmp_path):
+    """Adapters are divided as the weights below them, which no device holds whole."""
+    one = settings(stages="[{'steps': 3, 'batch': 4}]")
+    mesh = settings(mesh="{'fsdp': 2, 'tensor': 2, 'context': 2, 'attention': 'ring'}")
+    assert train(root, "--out", str(tmp_path / "one"), *one) == 0
+    assert train(root, "--out", str(tmp_path / "mesh"), *one, *mesh) == 0
+    found = (state(tmp_path / name, 3)["params"] for name in ("one", "mesh"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
+
+    recipe, config = resolved(read_config(str(root / "lora.py")), [one[1], mesh[1]])
+    _, params, rest = abstract_model(recipe, config, placed(recipe, config))
+    held = fixed_weights(config, rest)
+    own = {name: leaf.sharding.spec for name, leaf in named_leaves(params)}
+    layer = "transformer/blocks/attn1/%s/adapter/%s/kernel"
+    assert own[layer % ("q", "down")] == PartitionSpec(None, "fsdp", None)
+    assert own[layer % ("q", "up")] == PartitionSpec(None, None, "tensor")
+    assert own[layer % ("o", "down")] == PartitionSpec(None, "tensor", None)
+    assert own[layer % ("o", "up")] == PartitionSpec(None, None, "fsdp")
+    for name, leaf in named_leaves(held):
+        if re.search("attn[12]/[qkvo]/kernel", name):
+            assert leaf.addressable_shards[0].data.size * 4 == leaf.size
 
 
 def test_a_run_of_adapters_is_what_others_start_from(root, tmp_path):

@@ -17,6 +17,7 @@ from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes import run
 from skyreels_jax.cli.recipes.base import recipe_for
+from skyreels_jax.cli.recipes.model import abstract_weights
 from skyreels_jax.cli.recipes.vae import VAERecipe
 from skyreels_jax.cli.train import read_config
 from skyreels_jax.core.config import from_dict
@@ -149,7 +150,7 @@ def test_a_run_holds_one_state_and_goes_on_without_its_start(root, tmp_path, mon
 
 
 def abstract_params(config):
-    kernels = run.abstract_params(recipe_for(config.kind), config)
+    kernels = abstract_weights(recipe_for(config.kind), config)
     return [leaf for leaf in jax.tree.leaves(kernels) if leaf.ndim > 3]  # vectors are batches' too
 
 

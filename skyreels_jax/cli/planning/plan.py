@@ -101,7 +101,7 @@ def check(config: TrainConfig, stage: int) -> None:
     if not -len(config.stages) <= stage < len(config.stages):
         raise UserError(f"--stage {stage}: the config has stages 0 to {len(config.stages) - 1}")
     if config.lora is not None:
-        raise UserError("plan: adapters are trained on one device; leave lora out")
+        raise UserError("plan: the estimate knows no adapters; leave lora out")
     if config.mesh is None:
         raise UserError("plan: the config has no mesh; --set mesh.fsdp=-1 divides weights alone")
 

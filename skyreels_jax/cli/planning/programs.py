@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from skyreels_jax.cli.recipes import run
 from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights
 from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.models.vae.config import VAEConfig
@@ -52,11 +53,10 @@ class Training(NamedTuple):
 
 def abstract_training(recipe: Recipe, config: TrainConfig, placement: Placement) -> Training:
     """Returns the training of a run; `UserError` for meshes that do not divide its weights."""
-    graphdef, params, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
-    params = abstract(params, placement.params(params))
+    graphdef, params, rest = abstract_model(recipe, config, placement)
     step, tx = run.make_step(config, graphdef, params, fixed=nnx.to_pure_dict(rest))
     state = abstract_state(params, tx, ema=bool(config.ema_decay), placement=placement)
-    return Training(step, state, abstract(rest, jax.tree.map(lambda _: placement.whole, rest)))
+    return Training(step, state, rest)
 
 
 def train_program(
@@ -75,7 +75,7 @@ def train_program(
 
 def abstract_params(recipe: Recipe, config: TrainConfig, placement: Placement) -> Params:
     """Returns the shapes of the parameters that films are made with, in bfloat16, placed."""
-    params = run.abstract_params(recipe, config)
+    params = abstract_weights(recipe, config)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
     return abstract(params, placement.params(params))
 
@@ -115,7 +115,7 @@ def sample_program(
     """Compiles one evaluation of the velocity of `clips` clips, with and without their texts (so of
     twice as many), in bfloat16: what sampling does in every step.
     """
-    graphdef, _, rest = nnx.eval_shape(lambda: run.split(recipe, config, placement.mesh))
+    graphdef, _, rest = abstract_model(recipe, config, placement)
     params = abstract_params(recipe, config, placement)
     batch = abstract_batch(config, placement, bucket, clips=2 * clips)
     placement.rows(2 * clips)

@@ -1,21 +1,25 @@
-"""Training adapters: the model that such a run trains."""
+"""Training adapters: what they need, where they are, and the weights below them."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.cli.recipes.model import split
 from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.rng import stream
+from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.core.types import Params
-from skyreels_jax.nn.lora import add_adapters
+from skyreels_jax.parallel.rules import Rules, specs
 from skyreels_jax.pipelines import load
-from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.training.config import TrainConfig
+
+ADAPTER = re.compile(r"(.*)/adapter/(down|up)/kernel")
 
 
 def check_lora(recipe: Recipe, config: TrainConfig) -> TrainConfig:
@@ -32,42 +36,38 @@ def check_lora(recipe: Recipe, config: TrainConfig) -> TrainConfig:
             "folder of a run"
         )
     check_start(config.start)
-    adapted_shapes(recipe, config)
+    nnx.eval_shape(lambda: split(recipe, config))
     base = load.find(config.start).fingerprint
     if config.lora.base not in ("", base):
         raise UserError(f"lora.base: {config.start} is {base}, not {config.lora.base}")
     return dataclasses.replace(config, lora=dataclasses.replace(config.lora, base=base))
 
 
-def adapted_shapes(recipe: Recipe, config: TrainConfig) -> tuple[nnx.GraphDef, Params, Any]:
-    """Returns the structure of a model with adapters, their shapes, and those of its weights."""
-
-    def make() -> tuple[nnx.GraphDef, Params, Any]:
-        model = _with_adapters(config, recipe.make(config, nnx.Rngs(0)))
-        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-        return graphdef, nnx.to_pure_dict(params), rest
-
-    return nnx.eval_shape(make)
-
-
-def adapted(recipe: Recipe, config: TrainConfig) -> tuple[Params, Any]:
-    """Returns new adapters, which change nothing yet, of the model at `config.start`, and its
-    weights, which are fixed.
-
-    These are held once, in the type that is computed in. Raises `UserError` as `started` does.
+def adapter_rules(rules: Rules, weights: Params, adapters: Params) -> Rules:
+    """Returns rules of adapters by those of the weights below them: of the two products, the first
+    is divided by what goes in, the second by what comes out, and the rank not at all.
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: recipe.make(config, nnx.Rngs(0))))
-    weights = started(config.start, nnx.to_pure_dict(state), fps=config.data.fps)
+    kernels = dict(named_leaves(weights))
+    over = dict(named_leaves(specs(weights, rules)))
+
+    def one(name: str) -> tuple[str, PartitionSpec]:
+        layer, side = ADAPTER.fullmatch(name).groups()
+        kernel = f"{layer}/kernel"
+        axes = [*over[kernel], *[None] * (kernels[kernel].ndim - len(over[kernel]))]
+        *depth, fan_in, fan_out = axes
+        return re.escape(name), PartitionSpec(
+            *depth, *((fan_in, None) if side == "down" else (None, fan_out))
+        )
+
+    return tuple(one(name) for name, _ in named_leaves(adapters))
+
+
+def fixed_weights(config: TrainConfig, like: Any) -> Any:
+    """Returns the weights at `config.start`, in the type that is computed in, like `like` (the
+    third of `split`, abstract, and placed where that says). They are held once.
+
+    Raises `UserError` as `started` does.
+    """
+    weights = started(config.start, nnx.to_pure_dict(like), fps=config.data.fps)
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, config.compute_dtype), weights)
-    model = _with_adapters(config, nnx.merge(graphdef, weights))
-    _, params, rest = nnx.split(model, nnx.Param, ...)
-    # Restored arrays are committed to their device, drawn ones are not; after the first step all
-    # would be, and the step be compiled again.
-    return jax.device_put((nnx.to_pure_dict(params), rest), jax.local_devices()[0])
-
-
-def _with_adapters(config: TrainConfig, model: nnx.Module) -> nnx.Module:
-    lora, rngs = config.lora, nnx.Rngs(params=stream(config.seed, "lora"))
-    shape = {"rank": lora.rank, "alpha": lora.alpha}
-    add_adapters(model, lora.targets, **shape, within=f"{PART}/", rngs=rngs)
-    return model
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(weights))

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 
 from skyreels_jax.checkpoint import Checkpoints, check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
-from skyreels_jax.cli.recipes.lora import adapted, adapted_shapes, check_lora
+from skyreels_jax.cli.recipes.lora import adapter_rules, check_lora, fixed_weights
+from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights, split
 from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
@@ -23,7 +23,7 @@ from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
 from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
-from skyreels_jax.parallel.placement import Placement, abstract
+from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import fit
@@ -59,7 +59,7 @@ def train(
     check_writable(folder)
     if config.start and not _goes_on(folder):
         check_start(config.start)
-    graphdef, params, rest = _shapes(recipe, config, placement)
+    graphdef, params, rest = abstract_model(recipe, config, placement)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
@@ -72,7 +72,7 @@ def train(
     options["sample"] = film_sampler(config) if config.sample_every else None
     with hosts.in_turn("data"):  # hours; what was wrong has been said
         options["loader"] = recipe.loader(config)
-    first, rest = _begun(recipe, config, params, adapters, placement)
+    first, rest = _begun(recipe, config, (params, rest), adapters, placement)
     frozen = jax.device_put(first()) if reference else None
 
     def begin() -> TrainState:
@@ -106,8 +106,7 @@ def make_step(
 def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
     """Returns over which devices a run goes; None: one.
 
-    Raises `UserError` for a mesh that does not fit devices, batches or weights, and for runs of
-    adapters, which have none.
+    Raises `UserError` for a mesh that does not fit devices, batches or weights.
     """
     if config.mesh is None:
         if (count := jax.process_count()) > 1:
@@ -118,12 +117,17 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
         if (count := len(jax.devices())) > 1:
             print(f"trains on 1 of {count} devices; --set mesh.fsdp=-1 uses them all")
         return None
-    if config.lora is not None:
-        raise UserError("mesh: adapters are trained on one device; leave mesh out")
-    placement = Placement(mesh=make_mesh(config.mesh), rules=recipe.rules(config))
+    mesh, rules = make_mesh(config.mesh), recipe.rules(config)
+    weights = abstract_weights(recipe, config)
+    placement = Placement(mesh=mesh, rules=rules)
+    placement.params(weights)
     for stage in config.stages:
         placement.rows(stage.batch // config.accumulate)
-    placement.params(abstract_params(recipe, config))
+    if config.lora is None:
+        return placement
+    adapters = nnx.eval_shape(lambda: split(recipe, config)[1])
+    placement = Placement(mesh=mesh, rules=adapter_rules(rules, weights, adapters), fixed=rules)
+    placement.params(adapters)
     return placement
 
 
@@ -133,63 +137,41 @@ def _goes_on(folder: pathlib.Path) -> bool:
         return checkpoints.latest() is not None
 
 
-def _shapes(
-    recipe: Recipe, config: TrainConfig, placement: Placement | None
-) -> tuple[nnx.GraphDef, Params, Any]:
-    """Returns the structure of the model of a run, the shapes of its parameters, placed, and those
-    of all that is none.
-    """
-    if config.lora is not None:
-        return adapted_shapes(recipe, config)
-    if placement is None:
-        return nnx.eval_shape(lambda: split(recipe, config))
-    graphdef, params, rest = nnx.eval_shape(lambda: split(recipe, config, placement.mesh))
-    return graphdef, abstract(params, placement.params(params)), rest
-
-
 def _begun(
     recipe: Recipe,
     config: TrainConfig,
-    like: Params,
+    like: tuple[Params, Any],
     adapters: str | None,
     placement: Placement | None,
 ) -> tuple[Callable[[], Params], Any]:
     """Returns what makes the first parameters of a run, which one that goes on does not need, and
     all of its model that is none.
 
-    like: as `_shapes` returns them.
+    like: both, as `abstract_model` returns them.
     """
-    if config.lora is not None:
-        params, rest = adapted(recipe, config)
-        return lambda: params if adapters is None else restore_params(adapters, params), rest
+    mesh, (params, rest) = None if placement is None else placement.mesh, like
 
-    mesh, whole, where = None, None, None
-    if placement is not None:  # each device makes its part
-        mesh, whole = placement.mesh, placement.whole
-        where = jax.tree.map(lambda leaf: leaf.sharding, like)
+    def drawn(part: int, like: Any) -> Any:  # each device makes its part
+        where = None if mesh is None else jax.tree.map(lambda leaf: leaf.sharding, like)
+        return jax.jit(lambda: split(recipe, config, mesh)[part], out_shardings=where)()
 
     def first() -> Params:
-        if config.start:
-            return started(config.start, like, fps=config.data.fps)
-        if placement is None:
+        if config.start and config.lora is None:
+            return started(config.start, params, fps=config.data.fps)
+        if adapters is not None:
+            return restore_params(adapters, params)
+        if mesh is None and config.lora is None:
             return split(recipe, config)[1]
-        return jax.jit(lambda: split(recipe, config, mesh)[1], out_shardings=where)()
+        return drawn(1, params)
 
-    return first, jax.jit(lambda: split(recipe, config, mesh)[2], out_shardings=whole)()
-
-
-def split(
-    recipe: Recipe, config: TrainConfig, mesh: Mesh | None = None
-) -> tuple[nnx.GraphDef, Params, Any]:
-    """Returns the structure of the model, its parameters, and all that is none."""
-    model = recipe.make(config, nnx.Rngs(config.seed), mesh=mesh)
-    graphdef, state, rest = nnx.split(model, nnx.Param, ...)
-    return graphdef, nnx.to_pure_dict(state), rest
-
-
-def abstract_params(recipe: Recipe, config: TrainConfig) -> Params:
-    """Returns the shapes and types of the parameters of the model of a run, without adapters."""
-    return jax.eval_shape(lambda: split(recipe, config)[1])
+    if config.lora is None:
+        return first, drawn(2, rest)
+    if mesh is not None:
+        return first, fixed_weights(config, rest)
+    # Restored arrays are committed to their device, drawn ones are not; after the first step all
+    # would be, and the step be compiled again.
+    home = jax.local_devices()[0]
+    return lambda: jax.device_put(first(), home), jax.device_put(fixed_weights(config, rest), home)
 
 
 def export(

@@ -12,6 +12,7 @@ from skyreels_jax.cli.recipes.flow_dpo import FlowDPORecipe, check
 from skyreels_jax.cli.recipes.journal import STOPPED, Journal, Row
 from skyreels_jax.cli.recipes.lent import check_lent, lent_steps
 from skyreels_jax.cli.recipes.lora import check_lora
+from skyreels_jax.cli.recipes.model import abstract_weights
 from skyreels_jax.cli.recipes.own_films import (
     REWARD,
     Order,
@@ -208,7 +209,7 @@ def _films(
     source = load.find(place)
     said = {"order": to_dict(order), "reward": own_films.reward_state(config.preferences.reward)}
     said |= {"model": source.fingerprint, "defaults": to_dict(source.defaults)}
-    expected = fingerprint(started(place, run.abstract_params(recipe, config)), said)
+    expected = fingerprint(started(place, abstract_weights(recipe, config)), said)
     title = f"{folder.parent.name}: {folder.name}"
     return make_films(folder, source, order, score, scores=scores, expected=expected, title=title)
 
