@@ -57,7 +57,7 @@ def load_params(source: ParamSource, abstract: Params, dtype: Any) -> Params:
     """Returns all leaves of a model like `abstract` as arrays of `dtype` on the default device."""
 
     def load(path: tuple, _: Any) -> jax.Array:
-        return jnp.asarray(source.read(path_name(path))).astype(dtype)
+        return jax.device_put(source.read(path_name(path)).astype(dtype))
 
     return jax.tree_util.tree_map_with_path(load, abstract)
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.dit.teacache import teacache_coefficients
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.models.umt5.tokenizer import FolderTokenizer
 from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import validate
 from skyreels_jax.pipelines.cache import enable_compilation_cache
@@ -104,7 +104,7 @@ class ModelSource:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
+        """What makes tokens of texts, called as tokenizers of transformers are."""
         return self.load_tokenizer()
 
     @property
@@ -265,23 +265,9 @@ def open_folder(
     )
 
 
-def load_tokenizer(path: pathlib.Path) -> Any:
+def load_tokenizer(path: pathlib.Path) -> FolderTokenizer:
     """Returns the tokenizer of the tokenizer.json in folder `path`; `UserError` if damaged."""
-    # transformers advises to install torch, which tokenizers do not need.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # Not AutoTokenizer: it imports torch where there is one, which takes seconds.
-    from transformers import PreTrainedTokenizerFast
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns that T5's own class would read the same file
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(path)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a tokenizer that transformers reads ({reason})") from None
-    finally:
-        logging.set_verbosity(verbosity)
+    return FolderTokenizer(path)
 
 
 def default_dtype() -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.preferences.twins import ANEW, MODEL_KINDS
+from skyreels_jax.data.preferences.model_kinds import ANEW, MODEL_KINDS
 from skyreels_jax.diffusion.flow import interpolate
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.stream import Carried, Films, Model, decode_window, encode_frames

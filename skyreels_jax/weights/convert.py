@@ -118,7 +118,7 @@ def load_tree(
     abstract: Params,
     *,
     dtype: Any = None,
-    place: Callable[[str, np.ndarray], Any] = lambda path, array: jnp.asarray(array),
+    place: Callable[[str, np.ndarray], Any] = lambda path, array: jax.device_put(array),
 ) -> Params:
     """Returns a tree like `abstract` filled from `source`, one leaf at a time.
 
