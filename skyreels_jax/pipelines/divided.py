@@ -57,6 +57,10 @@ class DividedModel(TextToVideo):
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             return super().__call__(*args, **kwargs)
 
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return super().read(*args, **kwargs)
+
     def placed(self, params: Params) -> Params:
         """Returns `params`, each device with its part."""
         rules = (
