@@ -7,6 +7,9 @@ of this package, versions, machine, flags, devices, and the arguments' shapes an
 An entry holds machine code and is unpickled, so no other's may be loaded: it is signed with a key
 that is this user's alone. What is stale has another name, and what is not ours, or damaged, is not
 opened: it is said in the log, compiled, and written anew.
+
+A program that comes from jax's cache (after an edit that did not change it) is used, and not kept:
+on CPU an executable that was read once and written again lacks functions when it is read again.
 """
 
 import functools
@@ -87,7 +90,19 @@ def _own_key(folder: pathlib.Path) -> bytes:
     return key
 
 
+class _Hits:
+    """How many programs have come from jax's own cache."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_listener(self._note)
+
+    def _note(self, event: str, **_: Any) -> None:
+        self.count += event == "/jax/compilation_cache/cache_hits"
+
+
 _shelf: Shelf | None = None
+_hits = functools.cache(_Hits)
 
 
 def keep_programs(folder: pathlib.Path | None) -> None:
@@ -136,17 +151,21 @@ class Program:
         """Returns the executable from the shelf, or a new one."""
         function = f"{self._function.__module__}.{self._function.__qualname__}"
         said = [_about(), settings, function, fixed, self._static, self._donate, tree, kinds]
-        text = re.sub(r" at 0x[0-9a-f]+", "", "\n".join(map(str, said)))
+        text = "\n".join(map(str, said))
         if any(word in text for word in VAGUE):
             log.info("%s is not kept: its arguments do not say all that it depends on", function)
             return self._jitted.lower(*args).compile()
+        text = re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions, which their names tell apart
         name = hashlib.sha256(text.encode()).hexdigest()
         if (body := shelf.read(name)) is not None:
             payload, out = pickle.loads(body)  # ours: `read` has checked the signature
             return serialize_executable.deserialize_and_load(
                 payload, tree, out, execution_devices=_devices(kinds)
             )
-        compiled = self._jitted.lower(*args).compile()
+        hits, lowered = _hits(), self._jitted.lower(*args)
+        before, compiled = hits.count, lowered.compile()
+        if hits.count != before:
+            return compiled
         try:
             payload, _, out = serialize_executable.serialize(compiled)
             shelf.write(name, pickle.dumps((payload, out)))
