@@ -111,7 +111,8 @@ def write(
 def maker(model: str | None, kinds: tuple[str, ...]) -> "tuple[Maker | None, str | None]":
     """Returns the model that makes twins and shows clips, and the fingerprint of its weights; None
     and None without one. Raises `UserError` where one of `kinds` needs one."""
-    from skyreels_jax.data.preferences.twins import MODEL_KINDS, Maker
+    from skyreels_jax.data.preferences.model_kinds import MODEL_KINDS
+    from skyreels_jax.data.preferences.twins import Maker
 
     wanted = [kind for kind in kinds if kind in MODEL_KINDS]
     if not wanted and model is None:

@@ -118,7 +118,8 @@ def twins(args: argparse.Namespace) -> int:
     from skyreels_jax.cli import pair_sets
     from skyreels_jax.core.files import check_writable, replacing
     from skyreels_jax.data.preferences.distortions import DISTORTIONS, distort
-    from skyreels_jax.data.preferences.twins import MODEL_KINDS, TwinsConfig
+    from skyreels_jax.data.preferences.model_kinds import MODEL_KINDS
+    from skyreels_jax.data.preferences.twins import TwinsConfig
     from skyreels_jax.data.toy_film.captions import sentence
     from skyreels_jax.data.toy_film.render import render
     from skyreels_jax.data.toy_film.world import sample_scene

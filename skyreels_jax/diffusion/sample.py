@@ -20,6 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
 
+from skyreels_jax.core.programs import Program
 from skyreels_jax.core.rng import Step, stream
 from skyreels_jax.core.types import Latents, Time
 from skyreels_jax.diffusion.grids import TimeGrid
@@ -145,10 +146,20 @@ def sample_steps(
     state = memory, solver.init(x)
     for index in range(len(grid.timestep)):
         row = jax.tree.map(lambda column, index=index: column[index], grid)
-        state, x = compiled_advance(
-            velocity_fn, state, x, row, solver=solver, number=np.int32(index), keys=keys
-        )
+        state, x = compiled_advance(solver, velocity_fn, state, x, row, np.int32(index), keys)
         yield x
 
 
-compiled_advance = jax.jit(advance, static_argnames="solver", donate_argnames="state")
+def _advance(
+    solver: Solver,
+    velocity_fn: Partial,
+    state: Any,
+    x: Latents,
+    row: TimeGrid,
+    number: Step,
+    keys: Key[Array, " B"] | None,
+) -> tuple[Any, Latents]:
+    return advance(velocity_fn, state, x, row, solver=solver, number=number, keys=keys)
+
+
+compiled_advance = Program(_advance, static=[0], donate=[2])

@@ -6,7 +6,7 @@ block, however long the film.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -16,19 +16,18 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key
 
-from skyreels_jax.core.types import Latents, Params, Time
+from skyreels_jax.core.programs import Program
+from skyreels_jax.core.types import Latents, Time
 from skyreels_jax.diffusion.flow import TIMESTEPS
 from skyreels_jax.diffusion.plan import time_grid
 from skyreels_jax.diffusion.sample import condition_noise
 from skyreels_jax.models.dit.blocks import KV
 from skyreels_jax.models.dit.kv_cache import (
     CacheWindow,
-    TextKV,
     block_velocity,
     cache_window,
     empty_cache,
     place_block,
-    text_kv,
     write,
 )
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
@@ -46,7 +45,7 @@ class CachedModel:
 
     def run(self, known: Mapping[str, Any], x: Latents, timestep: Time) -> tuple[Latents, KV]:
         model = nnx.merge(self.graphdef, known["params"])
-        told = {name: known[name] for name in ("text", "cache", "place", "fps")}
+        told = {name: value for name, value in known.items() if name != "params"}
         return block_velocity(model, x, timestep, window=self.window, **told)
 
     def __call__(self, known: Mapping[str, Any], x: Latents, timestep: Time) -> Latents:
@@ -57,7 +56,6 @@ class CachedBlocks:
     """A `stream.Maker` whose memory is a KV cache: the model sees a block, and what is kept.
 
     transformer: of a causal model. window: what a block sees of those before (`cache_window`).
-    Keys and values of text are computed when the maker is told something else than before.
     """
 
     def __init__(
@@ -73,8 +71,8 @@ class CachedBlocks:
         self._config, self._window = transformer.config, window
         self._dtype = transformer.blocks.attn1.k.kernel[...].dtype
         self._scale, self._progress = guidance_scale, progress
-        self._sides = 2 if parts.is_guided(guidance_scale) else 1  # the negative one first
-        self._read: tuple[parts.Told, dict[str, Any]] | None = None
+        self._sides = 2 if parts.is_guided(guidance_scale) else 1
+        self._known = parts.Readings(graphdef, self._params, scale=guidance_scale)
 
     @classmethod
     def of(
@@ -96,7 +94,7 @@ class CachedBlocks:
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: KV
-    ) -> tuple[Latents, KV]:
+    ) -> Generator[None, None, tuple[Latents, KV]]:
         """Returns the block of `window` (see `Maker`), behind those that are given whole.
 
         Where the plan adds noise to conditions, finished blocks are kept with that, drawn once, and
@@ -109,50 +107,36 @@ class CachedBlocks:
             block, known = x[:, here], shared | {"place": self._place(window.start + start)}
             if start + size > plan.prefix:
                 seen = Partial(self._model, known | {"cache": memory})
-                block = parts.denoise(
-                    parts.steered(seen, ({}, {}), self._scale),
+                block = yield from parts.denoise(
+                    parts.steered(seen, self._scale),
                     block,
                     jax.tree.map(lambda column, here=here: column[:, here], time_grid(plan)),
                     keys=keys,
                     progress=self._progress,
                 )
+            else:
+                yield  # `memory` is not destroyed before
             number = np.int32(plan.rows + start // size)  # no row of the sampler has it
             memory = compiled_remember(
-                self._model, memory, known, block, level, keys, number, sides=self._sides
+                self._model, self._sides, memory, known, block, level, keys, number
             )
             blocks.append(block)
         return jnp.concatenate(blocks, axis=1), memory
-
-    def _known(self, told: parts.Told) -> dict[str, Any]:
-        """Returns what the model reads besides latents, times and the cache: all but the place."""
-        if self._read is None or self._read[0] is not told:
-            cond, null = told
-            sides = [null, cond] if self._sides == 2 else [cond]
-            both = {name: jnp.concatenate([side[name] for side in sides]) for name in cond}
-            fps = both.pop("fps", None)
-            text = compiled_text_kv(self._model, self._params, both)
-            self._read = told, {"params": self._params, "text": text, "fps": fps}
-        return self._read[1]
 
     def _place(self, frame: int) -> Any:
         head_dim = self._config.attention_head_dim
         return jax.device_put(place_block(self._window, frame, head_dim=head_dim))
 
 
-def encode_text(model: CachedModel, params: Params, condition: parts.Condition) -> TextKV:
-    return text_kv(nnx.merge(model.graphdef, params), **condition)
-
-
 def remember(
     model: CachedModel,
+    sides: int,
     cache: KV,
     known: Mapping[str, Any],
     x: Latents,
     timestep: Float[Array, ""],
     keys: Key[Array, " B"],
     number: Int[Array, ""],
-    *,
-    sides: int,
 ) -> KV:
     """Returns the cache with the block `x`, seen at `timestep`, written to its slot.
 
@@ -166,5 +150,4 @@ def remember(
     return write(cache, new, place=known["place"])
 
 
-compiled_text_kv = jax.jit(encode_text, static_argnums=0)
-compiled_remember = jax.jit(remember, static_argnames=("model", "sides"), donate_argnames="cache")
+compiled_remember = Program(remember, static=[0, 1], donate=[2])

@@ -7,7 +7,7 @@ loaded as any other model.
 
 import dataclasses
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from skyreels_jax.models.transfer import (
     write_small_files,
 )
 from skyreels_jax.pipelines.run_params import read_modules, whole_params
-from skyreels_jax.pipelines.source import ModelSource, Modules, open_folder
+from skyreels_jax.pipelines.source import NOWHERE, ModelSource, Modules, Place, open_folder
 from skyreels_jax.weights.convert import cast, target_dtype
 from skyreels_jax.weights.params import ParamSource
 
@@ -109,8 +109,13 @@ def open_converted(path: pathlib.Path) -> ModelSource:
 
     source = open_folder(str(root.resolve()), root)
 
-    def read(dtype: str, names: Collection[str] = tuple(source.configs)) -> Modules:
-        return read_modules(params(None), source.configs, dtype, names)
+    def read(
+        dtype: str,
+        names: Collection[str] = tuple(source.configs),
+        *,
+        places: Mapping[str, Place] = NOWHERE,
+    ) -> Modules:
+        return read_modules(params(None), source.configs, dtype, names, places)
 
     return dataclasses.replace(source, read=read, params=params, state=state)
 

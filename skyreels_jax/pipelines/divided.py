@@ -4,23 +4,27 @@ A film is the same, to rounding, whatever the mesh.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.core.types import Params
 from skyreels_jax.kernels.attention import attention, attention_lse
 from skyreels_jax.models.dit.sharding import sharding_rules
+from skyreels_jax.models.kinds import abstract_model
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.sharding import SHARDING_RULES
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.parallel.context import ContextAttention
 from skyreels_jax.parallel.mesh import AXES, BATCH, MeshConfig, make_mesh
-from skyreels_jax.parallel.rules import shardings, within
+from skyreels_jax.parallel.rules import WHOLE, shardings, within
 from skyreels_jax.pipelines.generate import is_guided
 
 if TYPE_CHECKING:
@@ -56,6 +60,10 @@ class DividedModel(TextToVideo):
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             return super().__call__(*args, **kwargs)
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return super().read(*args, **kwargs)
 
     def placed(self, params: Params) -> Params:
         """Returns `params`, each device with its part."""
@@ -107,6 +115,28 @@ class DividedVAE(nnx.Module):
     def placed(self, params: Params) -> Params:
         """Returns `params`, all of them on every device."""
         return jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
+
+
+def places(
+    configs: Mapping[str, Any], config: MeshConfig
+) -> dict[str, Callable[[str, np.ndarray], jax.Array]]:
+    """Returns what puts the leaves of transformer, text encoder and VAE with these configurations
+    where `placed` would have them.
+    """
+    mesh = make_mesh(config)
+    rules = {
+        "transformer": sharding_rules(configs["transformer"]),
+        "text_encoder": SHARDING_RULES,
+        "vae": WHOLE,
+    }
+
+    def placing(name: str) -> Callable[[str, np.ndarray], jax.Array]:
+        where = dict(
+            named_leaves(shardings(abstract_model(name, configs[name])[1], rules[name], mesh))
+        )
+        return lambda path, leaf: jax.device_put(leaf, where[path])
+
+    return {name: placing(name) for name in rules}
 
 
 def cut(size: tuple[int, int], mesh: Mesh) -> PartitionSpec:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
+from skyreels_jax.core.programs import Program
 from skyreels_jax.core.rng import stream
-from skyreels_jax.core.types import Latents, Params
+from skyreels_jax.core.types import Latents, Params, Time
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.guidance import conditional, guided
 from skyreels_jax.diffusion.sample import sample_steps
@@ -25,6 +26,8 @@ TOKEN_BUCKET = 64  # texts are padded to a multiple of this: a compiled program 
 KEPT_CONTEXTS = 4  # what a film needs at once: its prompt or two of them, and the negative one
 Condition = Mapping[str, Array]
 Told = tuple[Condition, Condition]  # what the model is told, and what it is steered away from
+READ = ("context", "context_weight", "image_context")  # of conditions: what `read` makes text of
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,47 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...], *, window: int =
     """Returns the unit Gaussian noise of a window [B, *shape], float32, each from its own seed."""
     keys = [stream(seed, "noise", window) for seed in seeds]
     return jnp.stack([jax.random.normal(key, shape, jnp.float32) for key in keys])
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadModel:
+    """A `TextToVideo` as a function of its parameters and what it was told: see `Readings`."""
+
+    graphdef: Any
+
+    def __call__(
+        self, known: Mapping[str, Any], x: Latents, timestep: Time, **options: Any
+    ) -> Latents:
+        told = {name: value for name, value in known.items() if name != "params"}
+        return nnx.merge(self.graphdef, known["params"])(x, timestep, **told, **options)
+
+
+class Readings:
+    """Parameters and all conditions of a model that can `read`: {"params", "text", ...}, of both
+    sides where films are guided, the negative one first.
+
+    Keys and values of text and image are computed when it is asked for something else than before,
+    and kept: 2 x depth x tokens x width numbers a film and side.
+    """
+
+    def __init__(self, graphdef: Any, params: Params, *, scale: float):
+        self._read, self._params = Method(graphdef, "read"), params
+        self._guided = is_guided(scale)
+        self._last: tuple[Told, dict[str, Any]] | None = None
+
+    def __call__(self, told: Told) -> dict[str, Any]:
+        if self._last is None or self._last[0] is not told:
+            cond, null_cond = told
+            sides = [null_cond, cond] if self._guided else [cond]
+            self._last = told, compiled_reading(self._read, self._params, sides)
+        return {"params": self._params, **self._last[1]}
+
+
+def reading(method: Method, params: Params, sides: Sequence[Condition]) -> dict[str, Any]:
+    """Returns conditions of several sides, side after side in a batch, as models read them."""
+    both = {name: jnp.concatenate([side[name] for side in sides]) for name in sides[0]}
+    text = method(params, **{name: both.pop(name) for name in READ if name in both})
+    return {"text": text, **both}
 
 
 class Contexts:
@@ -100,12 +144,10 @@ def is_guided(scale: float) -> bool:
     return scale > 1
 
 
-def steered(model: Partial, told: Told, scale: float) -> Partial:
-    """Returns the velocity function of `model` with these conditions, guided where it is to be."""
-    cond, null_cond = told
-    if is_guided(scale):
-        return guided(model, cond, null_cond, scale)
-    return conditional(model, cond)
+def steered(model: Partial, scale: float) -> Partial:
+    """Returns the velocity function of `model`, which knows its conditions, guided where it is to
+    be."""
+    return guided(model, {}, {}, scale) if is_guided(scale) else conditional(model, {})
 
 
 def denoise(
@@ -116,18 +158,34 @@ def denoise(
     keys: Key[Array, " B"],
     memory: Any = None,
     progress: Callable[[int], Any] | None = None,
-) -> Latents:
-    """Returns the latents at the end of `grid`, float32; `progress(1)` is called after each row.
+) -> Generator[None, None, Latents]:
+    """Returns the latents at the end of `grid`, float32, and yields whenever the device has got one
+    row more to compute.
 
     keys: one per sample, for grids that noise their conditions. memory: what `velocity` carries
-    from row to row.
+    from row to row. progress: called with 1 after each row, when the next one is under way, so that
+    the device does not wait for who is told.
     """
-    latents = x
+    before, latents = None, x
     for latents in sample_steps(velocity, x, grid, UniPC(), keys=keys, memory=memory):
-        if progress is not None:
-            jax.block_until_ready(latents)
+        if progress is not None and before is not None:
+            jax.block_until_ready(before)
             progress(1)
+        before = latents
+        yield
+    if progress is not None:
+        jax.block_until_ready(latents)
+        progress(1)
     return latents
+
+
+def finished(rows: Generator[None, None, T]) -> T:
+    """Returns what `rows` returns in the end."""
+    while True:
+        try:
+            next(rows)
+        except StopIteration as end:
+            return end.value
 
 
 def step_cache_embedding(graphdef: Any, params: Params) -> Embed:
@@ -154,6 +212,7 @@ def call(method: Method, params: Params, *args: Any) -> Any:
     return method(params, *args)
 
 
-compiled_call = jax.jit(call, static_argnums=0)
-compiled_mix = jax.jit(mix)
-compiled_decode = jax.jit(decode_chunk, static_argnums=0, donate_argnums=3)
+compiled_call = Program(call, static=[0])
+compiled_reading = Program(reading, static=[0])
+compiled_mix = Program(mix)
+compiled_decode = Program(decode_chunk, static=[0], donate=[3])

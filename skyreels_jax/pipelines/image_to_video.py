@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from skyreels_jax.core.programs import Program
 from skyreels_jax.core.types import Latents, Params, Video
 from skyreels_jax.models.clip.preprocess import CLIPImageConfig, preprocess
 from skyreels_jax.pipelines.generate import Method, compiled_call
@@ -71,4 +71,4 @@ def encode_chunk(graphdef: Any, params: Params, video: Video, cache: Any) -> tup
     return vae.normalize(mean), cache
 
 
-compiled_encode = jax.jit(encode_chunk, static_argnums=0, donate_argnums=3)
+compiled_encode = Program(encode_chunk, static=[0], donate=[3])

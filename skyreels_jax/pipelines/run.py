@@ -30,7 +30,13 @@ from skyreels_jax.pipelines.run_params import (
     read_modules,
     whole_params,
 )
-from skyreels_jax.pipelines.source import ModelSource, Modules, load_tokenizer
+from skyreels_jax.pipelines.source import (
+    NOWHERE,
+    ModelSource,
+    Modules,
+    Place,
+    load_tokenizer,
+)
 from skyreels_jax.weights.merge import Adapter, Change
 from skyreels_jax.weights.params import ParamSource
 
@@ -76,8 +82,10 @@ def open_run(
         stored = {name: layout.stored_params(part) for name, part in frozen.items()}
         return {**_trained_params(checkpoint, config, base, weights), **stored}
 
-    def read(dtype: str, names: Collection[str] = tuple(whole)) -> Modules:
-        return read_modules(params(None), whole, dtype, names)
+    def read(
+        dtype: str, names: Collection[str] = tuple(whole), *, places: Mapping[str, Place] = NOWHERE
+    ) -> Modules:
+        return read_modules(params(None), whole, dtype, names, places)
 
     def state() -> bytes:
         upon = b"" if base is None else base.state()

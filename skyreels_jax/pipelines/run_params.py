@@ -15,7 +15,7 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.fps import NAME, fold_fps, tells_fps
 from skyreels_jax.pipelines.lora import PART
-from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules
+from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules, Place
 from skyreels_jax.weights.merge import Adapter, MergedParams
 from skyreels_jax.weights.params import Index, ParamSource
 
@@ -53,11 +53,18 @@ def adapted_params(
     return {name: params[name] for name in configs}
 
 
-def load_params(source: ParamSource, abstract: Params, dtype: Any) -> Params:
-    """Returns all leaves of a model like `abstract` as arrays of `dtype` on the default device."""
+def load_params(
+    source: ParamSource, abstract: Params, dtype: Any, *, place: Place | None = None
+) -> Params:
+    """Returns all leaves of a model like `abstract` as arrays of `dtype`.
+
+    place: puts a leaf where it belongs, by its path; None: on the default device.
+    """
 
     def load(path: tuple, _: Any) -> jax.Array:
-        return jnp.asarray(source.read(path_name(path))).astype(dtype)
+        name = path_name(path)
+        leaf = source.read(name).astype(dtype, copy=False)
+        return jax.device_put(leaf) if place is None else place(name, leaf)
 
     return jax.tree_util.tree_map_with_path(load, abstract)
 
@@ -67,13 +74,15 @@ def read_modules(
     configs: Mapping[str, Any],
     dtype: str,
     names: Collection[str],
+    places: Mapping[str, Place],
 ) -> Modules:
     """Returns the components in `names` with their weights, as `ModelSource.read` does."""
     modules = {}
     for name in (name for name in configs if name in names):
         graphdef, abstract = layout.abstract_model(name, configs[name])
         own = "float32" if name in FLOAT32 else dtype
-        modules[name] = nnx.merge(graphdef, load_params(params[name], abstract, own))
+        leaves = load_params(params[name], abstract, own, place=places.get(name))
+        modules[name] = nnx.merge(graphdef, leaves)
     return modules
 
 

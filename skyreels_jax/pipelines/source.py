@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from skyreels_jax.core.config import to_dict
@@ -19,11 +20,12 @@ from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.dit.teacache import teacache_coefficients
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.models.umt5.tokenizer import FolderTokenizer
 from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import validate
 from skyreels_jax.pipelines.cache import enable_compilation_cache
 from skyreels_jax.pipelines.defaults import Defaults, read_defaults
-from skyreels_jax.pipelines.divided import Divided, DividedModel, DividedVAE
+from skyreels_jax.pipelines.divided import Divided, DividedModel, DividedVAE, places
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.generate import MAX_TOKENS
 from skyreels_jax.pipelines.lora import Lora, Names, check_lora, transformer_names
@@ -39,6 +41,8 @@ WINDOW_OPTIONS = (
     *("ar_step", "causal_block_size", "carry", "sink_frames", "video_path", "end_image"),
 )
 Modules = dict[str, nnx.Module]
+Place = Callable[[str, np.ndarray], jax.Array]  # of a leaf, by its path
+NOWHERE: Mapping[str, Place] = types.MappingProxyType({})  # else than on the default device
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,8 +50,8 @@ class ModelSource:
     """Where a model is, and what it can make.
 
     configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
-    read: (dtype, names) -> the modules with their weights; transformer and text encoder in `dtype`.
-    Without names all of them.
+    read: (dtype, names, *, places) -> the modules with their weights; transformer and text encoder
+    in `dtype`. Without names all. places: what puts the leaves of a component where they belong.
     params: weights -> the parameters of each component, to be read one by one; "ema" or "raw" of a
     training run, None: averaged ones if it kept them.
     state: what, beside the configurations, tells these weights from others.
@@ -104,7 +108,7 @@ class ModelSource:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
+        """What makes tokens of texts, called as tokenizers of transformers are."""
         return self.load_tokenizer()
 
     @property
@@ -208,7 +212,10 @@ class ModelSource:
         dtype = validate.check_dtype(dtype or default_dtype())
         adapters = self.loras(lora)
         enable_compilation_cache()
-        modules = self.read(dtype)
+        if mesh is None:
+            modules = self.read(dtype)
+        else:  # no device ever holds more than its part
+            modules = self.read(dtype, places=places(self.configs, mesh))
         parts, vae = (modules["transformer"], modules["text_encoder"]), modules["vae"]
         model = TextToVideo(*parts) if mesh is None else DividedModel(*parts, config=mesh)
         vae = vae if mesh is None else DividedVAE(vae, model.mesh)
@@ -235,13 +242,19 @@ def open_folder(
         if fetch is not None:
             fetch()
 
-    def read(dtype: str, names: Collection[str] = tuple(components)) -> Modules:
+    def read(
+        dtype: str,
+        names: Collection[str] = tuple(components),
+        *,
+        places: Mapping[str, Place] = NOWHERE,
+    ) -> Modules:
         complete()
-        return {
-            name: layout.load_component(part, dtype="float32" if name in FLOAT32 else dtype)
-            for name, part in components.items()
-            if name in names
-        }
+        modules = {}
+        for name in (name for name in components if name in names):
+            own = "float32" if name in FLOAT32 else dtype
+            where = {"place": places[name]} if name in places else {}
+            modules[name] = layout.load_component(components[name], dtype=own, **where)
+        return modules
 
     def params(weights: str | None) -> dict[str, ParamSource]:
         del weights  # there are no others
@@ -265,23 +278,9 @@ def open_folder(
     )
 
 
-def load_tokenizer(path: pathlib.Path) -> Any:
+def load_tokenizer(path: pathlib.Path) -> FolderTokenizer:
     """Returns the tokenizer of the tokenizer.json in folder `path`; `UserError` if damaged."""
-    # transformers advises to install torch, which tokenizers do not need.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # Not AutoTokenizer: it imports torch where there is one, which takes seconds.
-    from transformers import PreTrainedTokenizerFast
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns that T5's own class would read the same file
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(path)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a tokenizer that transformers reads ({reason})") from None
-    finally:
-        logging.set_verbosity(verbosity)
+    return FolderTokenizer(path)
 
 
 def default_dtype() -> str:

@@ -10,7 +10,8 @@ In every way a window costs the same time and memory wherever it is in the film.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from skyreels_jax.pipelines.validate import Request
 
 Model = tuple[Any, Params]  # graphdef and parameters
 Frames = UInt8[np.ndarray, "F H W 3"]
+IN_FLIGHT = 2  # decoded chunks on the device: one is copied while the next is computed
 
 
 class Carried(NamedTuple):
@@ -67,12 +69,14 @@ class Maker(Protocol):
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: Any
-    ) -> tuple[Latents, Any]:
+    ) -> Generator[None, None, tuple[Latents, Any]]:
         """Returns the latents of `window`, float32 [B, T, h, w, C], and the memory after it.
 
+        It yields, at least once, whenever the device has got a row more to compute.
         x: noise, and given frames in their places. told: the same object while nothing changes.
-        `memory` is destroyed.
+        `memory` is destroyed, but not before the first row.
         """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,21 +87,25 @@ class WholeWindows:
     request: Request
     progress: Callable[[int], Any] | None = None
 
+    @functools.cached_property
+    def _known(self) -> parts.Readings:
+        return parts.Readings(*self.model, scale=self.request.guidance_scale)
+
     def start(self, count: int, size: tuple[int, int]) -> None:
         """Returns None."""
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: None
-    ) -> tuple[Latents, None]:
+    ) -> Generator[None, None, tuple[Latents, None]]:
         graphdef, params = self.model
-        model = Partial(parts.Method(graphdef, "__call__"), params)
-        velocity = parts.steered(model, told, self.request.guidance_scale)
+        model = Partial(parts.ReadModel(graphdef), self._known(told))
+        velocity = parts.steered(model, self.request.guidance_scale)
         grid, cache, residuals = window_grid(window.plan), self.request.step_cache, None
         if cache is not None:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
         how = {"keys": keys, "memory": residuals, "progress": self.progress}
-        return parts.denoise(velocity, x, grid, **how), None
+        return (yield from parts.denoise(velocity, x, grid, **how)), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,16 +134,33 @@ class Films:
     def windows(self, carried: Carried) -> Iterator[Made]:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
         carried on; caches and memory there are gone when the next window is asked for."""
-        for window in self.request.film.windows(carried.index):
-            latents, memory = self.latents(window, self._noise(window), carried)
+        windows = self.request.film.windows(carried.index)
+        window, rows = next(windows, None), None
+        while window is not None:
+            rows = self._begun(window, carried) if rows is None else rows
+            latents, memory = parts.finished(rows)
             latents = np.asarray(latents)[:, : latents.shape[1] - window.plan.suffix]
             if self.keep is not None:
                 self.keep(latents)
-            frames, carried = self._show(latents, window, carried._replace(memory=memory))
-            yield window, frames, carried
+            shown, carried = self._show(latents, window, carried._replace(memory=memory))
+            # The device has the next window's first row while these frames are decoded, fetched,
+            # and used: it does not wait, and what it holds for that are the latents of a window.
+            following = next(windows, None)
+            rows = None if following is None else self._begun(following, carried)
+            yield window, [film.frames() for film in shown], carried
+            window = following
 
-    def latents(self, window: Window, x: Latents, carried: Carried) -> tuple[Latents, Any]:
-        """Returns what the model makes of `x`, noise or what is noised, and its memory after it."""
+    def _begun(self, window: Window, carried: Carried) -> Generator:
+        """Returns the rows of `window`, the first of which is under way."""
+        rows = self.latents(window, self._noise(window), carried)
+        next(rows)
+        return rows
+
+    def latents(
+        self, window: Window, x: Latents, carried: Carried
+    ) -> Generator[None, None, tuple[Latents, Any]]:
+        """Returns what the model makes of `x`, noise or what is noised, and its memory after it,
+        row by row (see `Maker`)."""
         suffix, memory = self.suffix if window.plan.suffix else None, carried.memory
         if memory is None:
             memory = self.make.start(len(self.seeds), self.size[:2])
@@ -155,28 +180,28 @@ class Films:
         return parts.initial_noise(self.seeds, (frames, *self.size), window=window.index)
 
     def _show(self, latents: np.ndarray, window: Window, carried: Carried) -> tuple:
-        """Returns the frames that `window` adds, and what the next one starts from."""
+        """Returns the frames that `window` adds to each film, and what the next one starts from."""
         film = self.request.film
         keeps = film.carry != "pixels"
         again = 0 if window.last or keeps else film.overlap
-        frames, tails, caches = [], [], []
+        shown, tails, caches = [], [], []
         for row in range(self.shown):
             cache = carried.caches[row] if carried.caches else None
-            new, tail, cache = decode_window(
+            new, tail, cache = decoding(
                 self.vae, latents[row : row + 1], skip=window.shown, again=again, cache=cache
             )
-            frames.append(new)
+            shown.append(new)
             tails.append(tail)
             caches.append(cache)
         if window.last:
-            return frames, Carried(window.index + 1)
+            return shown, Carried(window.index + 1)
         if keeps:
             prefix = latents[:, latents.shape[1] - film.overlap :] if film.overlap else None
-            return frames, Carried(window.index + 1, prefix, tuple(caches), carried.memory)
+            return shown, Carried(window.index + 1, prefix, tuple(caches), carried.memory)
         history, temporal = film.overlap_history, film.temporal
         rows = [encode_video(self.vae, t[:, -history:], temporal=temporal) for t in tails]
         rows += rows[-1:] * (len(self.seeds) - self.shown)
-        return frames, Carried(window.index + 1, np.concatenate(rows))
+        return shown, Carried(window.index + 1, np.concatenate(rows))
 
 
 def window_grid(plan: Plan) -> TimeGrid:
@@ -193,14 +218,43 @@ def window_grid(plan: Plan) -> TimeGrid:
     )
 
 
+class Shown:
+    """Frames on their way from the device, bytes."""
+
+    def __init__(self):
+        self._here: list[Frames] = []
+        self._coming: collections.deque[Array] = collections.deque()
+
+    def add(self, pixels: UInt8[Array, "1 F H W 3"]) -> None:
+        """Takes the next ones, which may still be computed; waits for those two before."""
+        pixels.copy_to_host_async()
+        self._coming.append(pixels)
+        if len(self._coming) > IN_FLIGHT:
+            self._here.append(np.asarray(self._coming.popleft())[0])
+
+    def frames(self) -> Frames:
+        """Returns all of them."""
+        while self._coming:
+            self._here.append(np.asarray(self._coming.popleft())[0])
+        return np.concatenate(self._here)
+
+
 def decode_window(
+    vae: Model, latents: Float[np.ndarray, "1 T h w C"], **how: Any
+) -> tuple[Frames, Float[np.ndarray, "1 G H W 3"] | None, Any]:
+    """Returns what `decoding` does, its frames once they are here."""
+    shown, tail, cache = decoding(vae, latents, **how)
+    return shown.frames(), tail, cache
+
+
+def decoding(
     vae: Model,
     latents: Float[np.ndarray, "1 T h w C"],
     *,
     skip: int = 0,
     again: int = 0,
     cache: Any = None,
-) -> tuple[Frames, Float[np.ndarray, "1 G H W 3"] | None, Any]:
+) -> tuple[Shown, Float[np.ndarray, "1 G H W 3"] | None, Any]:
     """Returns the frames of `latents` but for the first `skip` of these, those of the last `again`
     as numbers in [-1, 1] (None: no such), and the cache of the decoder.
 
@@ -208,14 +262,14 @@ def decode_window(
     them. One latent frame at a time is decoded: two compiled programs, the first frame's and all
     others', serve films of any length.
     """
-    chunks, kept = [], collections.deque(maxlen=again)
+    shown, kept = Shown(), collections.deque(maxlen=again)
     for index in range(0 if cache is None else skip, latents.shape[1]):
         pixels, video, cache = parts.compiled_decode(*vae, latents[:, index : index + 1], cache)
         if index >= skip:
-            chunks.append(np.asarray(pixels)[0])
+            shown.add(pixels)
         kept.append(video)
     tail = np.concatenate([np.asarray(video) for video in kept], axis=1) if again else None
-    return np.concatenate(chunks), tail, cache
+    return shown, tail, cache
 
 
 def encode_video(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.data.preferences.twins import ANEW, MODEL_KINDS
+from skyreels_jax.data.preferences.model_kinds import ANEW, MODEL_KINDS
 from skyreels_jax.diffusion.flow import interpolate
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.stream import Carried, Films, Model, decode_window, encode_frames
@@ -89,6 +89,7 @@ def remade(films: Films, clip: Frames, *, level: float) -> Frames:
     latents = encode_frames(films.vae, clip, temporal=films.request.film.temporal)
     noise = parts.initial_noise(films.seeds, latents.shape[1:])
     x = interpolate(jnp.asarray(latents), noise, jnp.full((1, 1), plan.path[0], jnp.float32))
-    made = films.latents(dataclasses.replace(window, plan=plan), x, Carried())[0]
+    rows = films.latents(dataclasses.replace(window, plan=plan), x, Carried())
+    made = parts.finished(rows)[0]
     frames, _, _ = decode_window(films.vae, np.asarray(made))
     return frames

@@ -1,7 +1,9 @@
 """The conversion engine: which stored tensor is which parameter, by a table and abstract shapes."""
 
+import concurrent.futures
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +19,9 @@ from skyreels_jax.weights.reader import TensorSource
 from skyreels_jax.weights.table import Rule, Table, matcher
 from skyreels_jax.weights.transforms import Transform
 
+WORKERS = 4  # threads that read and cast
+ALIGNMENT = 64  # bytes
+BLOCK = 128  # of the last axis, when axes are permuted
 LISTED = 40  # above this many problems the report folds the numbers in the names
 
 
@@ -118,26 +123,54 @@ def load_tree(
     abstract: Params,
     *,
     dtype: Any = None,
-    place: Callable[[str, np.ndarray], Any] = lambda path, array: jnp.asarray(array),
+    place: Callable[[str, np.ndarray], Any] = lambda path, array: jax.device_put(array),
 ) -> Params:
     """Returns a tree like `abstract` filled from `source`, one leaf at a time.
 
     `dtype` is the type of floating leaves; None keeps that of the file. `place(path, array)` puts a
     finished leaf where it belongs (by default on the default device), so that one leaf at most
-    exists twice. Raises one `UserError` that lists everything missing, unknown or mis-shaped,
-    before anything is read.
+    exists twice, on CPU none: `array` is there as jax would have it, and is taken as it is. Beside
+    that there are no more than `WORKERS` tensors in memory, as stored and as cast.
+    Raises one `UserError` that lists everything missing, unknown or mis-shaped, before anything is
+    read.
     """
     names: dict[str, list[tuple[str, Slot]]] = {}
     for name, slot in match(table, source, abstract).items():
         names.setdefault(slot.path, []).append((name, slot))
     leaves = []
-    for path, leaf in named_leaves(abstract):
-        kinds = {target_dtype(source.dtype(name), dtype) for name, _ in names[path]}
-        array = np.empty(leaf.shape, kinds.pop() if len(kinds) == 1 else np.float32)
-        for name, slot in names[path]:
-            array[slot.index] = slot.transform.forward(cast(name, source.read(name), array.dtype))
-        leaves.append(place(path, array))
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
+        for path, leaf in named_leaves(abstract):
+            kinds = {target_dtype(source.dtype(name), dtype) for name, _ in names[path]}
+            array = aligned(leaf.shape, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
+
+            def fill(held: tuple[str, Slot], array: np.ndarray = array) -> None:
+                name, slot = held
+                stored = cast(name, source.read(name), array.dtype)
+                copy(array[(*slot.index, ...)], slot.transform.forward(stored))
+
+            for _ in workers.map(fill, names[path]):
+                pass
+            leaves.append(place(path, array))
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns an array of nothing yet that begins where jax on CPU needs no copy of it."""
+    count = math.prod(shape) * dtype.itemsize
+    memory = np.empty(count + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + count].view(dtype).reshape(shape)
+
+
+def copy(target: np.ndarray, source: np.ndarray) -> None:
+    """Fills `target` with `source`, of the same shape; part by part where axes are permuted, which
+    takes half of the time: what is read is then still near when its neighbours are."""
+    if target.ndim < 2 or source.flags.c_contiguous:
+        target[...] = source
+        return
+    for start in range(0, target.shape[-1], BLOCK):
+        part = (..., slice(start, start + BLOCK))
+        target[part] = source[part]
 
 
 def target_dtype(old: Any, new: Any) -> np.dtype:

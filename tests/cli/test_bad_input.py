@@ -211,4 +211,4 @@ def test_an_image_for_a_text_model(refused):
 @pytest.mark.usefixtures("no_weights")
 def test_a_damaged_tokenizer(refused):
     (refused.model / "tokenizer" / "tokenizer.json").write_text("{")
-    assert "tokenizer: not a tokenizer that transformers reads" in refused(*GOOD)
+    assert "tokenizer: not a tokenizer that can be read" in refused(*GOOD)

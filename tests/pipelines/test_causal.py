@@ -15,8 +15,9 @@ from skyreels_jax.diffusion.sample import condition_noise, place, sample_steps
 from skyreels_jax.diffusion.solvers import UniPC
 from skyreels_jax.models.dit import SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.blocks import KV
-from skyreels_jax.models.dit.kv_cache import block_velocity, cache_window, place_block, text_kv
-from skyreels_jax.pipelines import causal
+from skyreels_jax.models.dit.kv_cache import block_velocity, cache_window, place_block
+from skyreels_jax.models.dit.text import text_kv
+from skyreels_jax.pipelines import generate
 from skyreels_jax.pipelines.causal import CachedBlocks
 from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.pipelines.lengths import FilmPlan
@@ -71,13 +72,14 @@ def make(
     cache = using.start(len(seeds), SIZE[:2])
     for window in film.windows():
         x = initial_noise(seeds, (window.plan.latent_frames, *SIZE), window=window.index)
-        x, cache = using(
+        rows = using(
             window,
             place(x, prefix=None if window.index else given),
             told(scenes[window.index]),
             keys=keys(seeds, window.index),
             memory=cache,
         )
+        x, cache = generate.finished(rows)
         yield np.asarray(x), cache
 
 
@@ -145,13 +147,13 @@ def test_compilations_would_be_seen(caplog):
 def test_a_new_scene_computes_its_text_alone(caplog, monkeypatch):
     film, computed = rolling(8), []
     plain = blocks(film)
-    compiled = causal.compiled_text_kv
+    compiled = generate.compiled_reading
 
     def counted(*args):
         computed.append(args)
         return compiled(*args)
 
-    monkeypatch.setattr(causal, "compiled_text_kv", counted)
+    monkeypatch.setattr(generate, "compiled_reading", counted)
     caplog.clear()
     with jax.log_compiles():
         changed = blocks(film, scenes="aabb")
@@ -171,7 +173,8 @@ def test_films_hang_on_their_own_seed():
     for window, theirs in zip(film.windows(), expected, strict=True):
         x = initial_noise(SEEDS[::-1], (BLOCK, *SIZE), window=window.index)
         where = keys(SEEDS[::-1], window.index)
-        x, cache = using(window, x, both, keys=where, memory=cache)
+        rows = using(window, x, both, keys=where, memory=cache)
+        x, cache = generate.finished(rows)
         np.testing.assert_allclose(np.asarray(x)[::-1], theirs, atol=1e-5)
         assert np.abs(np.asarray(x) - theirs).max() > 0.1
 

@@ -1,7 +1,7 @@
 """Distorted twins: from a clip that moves well, one that differs from it in motion alone.
 
 The rejected side of SkyReels-V2's automatic pairs (arXiv 2504.13074, section on reinforcement
-learning) in pixels; what only a model can make is in `twins.MODEL_KINDS`. A distortion is
+learning) in pixels; what only a model can make is in `model_kinds.MODEL_KINDS`. A distortion is
 `(clip, strength, rng) -> clip`. Its random draws do not depend on the strength, so that with one
 seed a stronger one is further from the original.
 """

@@ -15,6 +15,7 @@ import numpy as np
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.preferences.distortions import DISTORTIONS, check_strength, distort
+from skyreels_jax.data.preferences.model_kinds import ANEW, MODEL_KINDS
 from skyreels_jax.data.preferences.records import (
     AXES,
     Clip,
@@ -23,11 +24,6 @@ from skyreels_jax.data.preferences.records import (
     Score,
     comparable,
 )
-
-# Made again by a model, progressively: from the clip noised to a level, which is the strength (v2v,
-# mild to strong); from its first frame (i2v); from its text alone (t2v, the strongest).
-MODEL_KINDS = ("v2v", "i2v", "t2v")
-ANEW = ("i2v", "t2v")  # from no noised clip: they know no strength but 1
 
 
 class Maker(NamedTuple):

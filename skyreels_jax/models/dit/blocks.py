@@ -101,21 +101,25 @@ class CrossAttention(Projections):
         *,
         context: Float[Array, "B Sc D"] | KV,
         mask: Mask | None,
-        image: Float[Array, "B Si D"] | None,
+        image: Float[Array, "B Si D"] | KV | None,
         attention: Attention,
     ) -> Tokens:
-        """`context`: the text, or what `text_kv` made of it."""
+        """`context`, `image`: the states, or what `text_kv` and `image_kv` made of them."""
         q = self.split(self.norm_q(self.q(x)))
         text = context if isinstance(context, KV) else self.text_kv(context)
         out = attention(q, text.key, text.value, mask=mask)
         if image is not None:
-            k = self.split(self.norm_k_img(self.k_img(image)))
-            out = out + attention(q, k, self.split(self.v_img(image)))
+            picture = image if isinstance(image, KV) else self.image_kv(image)
+            out = out + attention(q, picture.key, picture.value)
         return self.o(out.reshape(x.shape))
 
     def text_kv(self, context: Float[Array, "B Sc D"]) -> KV:
         """Returns the keys and values of the text, which are the same for all times and frames."""
         return KV(self.split(self.norm_k(self.k(context))), self.split(self.v(context)))
+
+    def image_kv(self, image: Float[Array, "B Si D"]) -> KV:
+        """Returns the keys and values of the image, in models that have them."""
+        return KV(self.split(self.norm_k_img(self.k_img(image))), self.split(self.v_img(image)))
 
 
 class Block(nnx.Module):
@@ -142,7 +146,7 @@ class Block(nnx.Module):
         rope: tuple[Float[Array, "T S R"], Float[Array, "T S R"]],
         mask: Mask | None,
         context_mask: Mask | None,
-        image: Float[Array, "B Si D"] | None,
+        image: Float[Array, "B Si D"] | KV | None,
         attention: Attention,
         self_attention: Attention | None = None,
     ) -> Tokens:

@@ -28,6 +28,7 @@ from skyreels_jax.kernels.attention import attention as default_attention
 from skyreels_jax.models.dit.blocks import KV, Attention, Block
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.models.dit.text import TextKV
 from skyreels_jax.nn.rope import Turns, apply_rope, axis_widths, spread, turns
 from skyreels_jax.nn.stack import fold
 
@@ -67,13 +68,6 @@ class Place(NamedTuple):
     moved: tuple[Turns, Turns]  # [1, R], how far the sinks are turned when they are read
     filled: Count  # frames in the cache
     slot: Count  # which of them the block replaces when it is done
-
-
-class TextKV(NamedTuple):
-    """What all layers read of the text: computed once per prompt by `text_kv`."""
-
-    kv: KV  # [depth, B, S, N, K]
-    weight: Float[Array, "B S"] | None
 
 
 def cache_window(config: DiTConfig, *, rolling: int, sinks: int = 0) -> CacheWindow:
@@ -120,20 +114,6 @@ def empty_cache(
     return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def text_kv(
-    model: SkyReelsV2Transformer3D,
-    context: Float[Array, "B S E"],
-    context_weight: Float[Array, "B S"] | None = None,
-) -> TextKV:
-    """Returns the keys and values of text states for the cross-attention of every layer."""
-    context = model.text_embedder(context)
-
-    def step(block: Block, carry: None, own: None) -> tuple[None, KV]:
-        return carry, block.attn2.text_kv(context)
-
-    return TextKV(fold(model.blocks, step, None)[1], context_weight)
-
-
 def block_velocity(
     model: SkyReelsV2Transformer3D,
     latents: Latents,
@@ -152,7 +132,7 @@ def block_velocity(
     are at the times at which they were written. The other arguments are the model's.
     Raises `UserError` for what the model refuses, and for other than `window.block` frames.
     """
-    grid = model.check(latents, timestep, fps=fps, image_context=None)
+    grid = model.check(latents, timestep, fps=fps, image=False)
     if grid[0] != window.block:
         raise UserError(f"this cache grows by blocks of {window.block} frames, got {grid[0]}")
     time, modulation = model.embed_time(timestep, fps)

@@ -1,7 +1,7 @@
 """`SkyReelsV2Transformer3D`: velocity of noisy latents, given times, text, image and frame rate."""
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from skyreels_jax.kernels.attention import Mask
 from skyreels_jax.kernels.attention import attention as default_attention
 from skyreels_jax.models.dit.blocks import Attention, Block, Tokens, modulated_norm
 from skyreels_jax.models.dit.config import DiTConfig
+from skyreels_jax.models.dit.text import TextKV, text_kv
 from skyreels_jax.nn.linear import (
     MLP,
     Linear,
@@ -25,7 +26,7 @@ from skyreels_jax.nn.linear import (
 )
 from skyreels_jax.nn.norm import LayerNorm
 from skyreels_jax.nn.rope import rope_table, timestep_embedding
-from skyreels_jax.nn.stack import Remat, scan, stack
+from skyreels_jax.nn.stack import Remat, fold, stack
 from skyreels_jax.parallel.activations import constrain
 
 FLOAT32 = jnp.dtype("float32")
@@ -142,8 +143,9 @@ class SkyReelsV2Transformer3D(nnx.Module):
         self,
         latents: Float[Array, "B T H W C"],
         timestep: Float[Array, "B #T"],
-        context: Float[Array, "B S E"],
+        context: Float[Array, "B S E"] | None = None,
         *,
+        text: TextKV | None = None,
         context_weight: Float[Array, "B S"] | None = None,
         fps: Int[Array, "B"] | None = None,
         image_context: Float[Array, "B Si I"] | None = None,
@@ -154,35 +156,58 @@ class SkyReelsV2Transformer3D(nnx.Module):
 
         timestep: in [0, 1000], one per clip [B, 1] or per frame [B, T].
         context: text states; `context_weight[b, s]` is how many times token s counts (None: once).
+        text: what `read` made of these and of `image_context`, in their place.
         fps: frames per second; needed and read only by models with `inject_sample_info`.
         image_context: CLIP states; needed exactly by models with `image_dim`.
         attention: instead of the model's own.
         run_blocks: called with the blocks and their tokens; a step cache may skip the blocks.
         Raises `UserError` on sizes that patches do not divide, on missing and needless conditions.
         """
-        grid = self.check(latents, timestep, fps=fps, image_context=image_context)
+        if (context is None) == (text is None):
+            raise UserError("pass context, or text that `read` made of it: one of both")
+        image = image_context is not None if text is None else text.image is not None
+        grid = self.check(latents, timestep, fps=fps, image=image)
         config = self.config
         time, modulation = self.embed_time(timestep, fps)
         mask = None
         if config.num_frame_per_block > 1:
             mask = Mask(causal_block=config.num_frame_per_block * grid[1] * grid[2])
-        blocks = functools.partial(
-            scan,
-            self.blocks,
-            modulation=modulation,
-            remat=self.remat,
-            context=self.text_embedder(context),
-            rope=rope_table(
+        known = {
+            "modulation": modulation,
+            "rope": rope_table(
                 grid, head_dim=config.attention_head_dim, max_seq_len=config.rope_max_seq_len
             ),
-            mask=mask,
-            context_mask=None if context_weight is None else Mask(kv_weight=context_weight),
-            image=None if self.image_embedder is None else self.image_embedder(image_context),
-            attention=attention or self.attention,
-        )
+            "mask": mask,
+            "attention": attention or self.attention,
+        }
+        shared, each, weight = None, None, context_weight
+        if text is None:
+            picture = None if self.image_embedder is None else self.image_embedder(image_context)
+            shared = self.text_embedder(context), picture
+        else:
+            each, weight = (text.kv, text.image), text.weight
+        known["context_mask"] = None if weight is None else Mask(kv_weight=weight)
+
+        def step(block: Block, x: Array, own: Any) -> tuple[Array, None]:
+            words, picture = shared if own is None else own
+            return block(x, context=words, image=picture, **known), None
+
+        def blocks(tokens: Array) -> Array:
+            return fold(self.blocks, step, tokens, each, remat=self.remat)[0]
+
         tokens = constrain(self.patch_embedding(latents), "batch", None, "tokens", None)
         x = run_blocks(blocks, tokens)
         return self.project(x, time, grid)
+
+    def read(
+        self,
+        context: Float[Array, "B S E"],
+        *,
+        context_weight: Float[Array, "B S"] | None = None,
+        image_context: Float[Array, "B Si I"] | None = None,
+    ) -> TextKV:
+        """Returns what the layers read of these: once for all calls with the same ones."""
+        return text_kv(self, context, context_weight, image_context)
 
     def embed_time(
         self, timestep: Float[Array, "B t"], fps: Int[Array, "B"] | None = None
@@ -212,9 +237,12 @@ class SkyReelsV2Transformer3D(nnx.Module):
         timestep: Float[Array, "B t"],
         *,
         fps: Int[Array, "B"] | None,
-        image_context: Float[Array, "B Si I"] | None,
+        image: bool,
     ) -> tuple[int, int, int]:
-        """Returns the token grid (time, height, width); raises `UserError` as the call does."""
+        """Returns the token grid (time, height, width); raises `UserError` as the call does.
+
+        image: whether there is an image.
+        """
         config, size = self.config, latents.shape[1:4]
         grid = tuple(s // p for s, p in zip(size, config.patch_size, strict=True))
         if any(s % p for s, p in zip(size, config.patch_size, strict=True)):
@@ -234,7 +262,7 @@ class SkyReelsV2Transformer3D(nnx.Module):
             )
         if self.fps_embedder is not None and fps is None:
             raise UserError("this model has inject_sample_info: pass fps, frames per second [B]")
-        if (self.image_embedder is None) != (image_context is None):
-            needs = "needs image_context" if image_context is None else "takes no image_context"
+        if (self.image_embedder is not None) != image:
+            needs = "takes no image_context" if image else "needs image_context"
             raise UserError(f"this model {needs} (image_dim = {config.image_dim})")
         return grid

@@ -25,9 +25,9 @@ def tokenize(
 ) -> dict[str, Int[np.ndarray, "..."]]:
     """Returns {"input_ids": int32 [B, S], "length": int32 [B]} of cleaned prompts.
 
-    `tokenizer` is a transformers tokenizer; prompts end with its end token and are cut at
-    `max_length` tokens. S is the smallest multiple of `multiple` that leaves one pad column after
-    the longest prompt (`compact_context` needs it), `max_length` at most.
+    `tokenizer` is called as those of transformers are; prompts end with its end token and are cut
+    at `max_length` tokens. S is the smallest multiple of `multiple` that leaves one pad column
+    after the longest prompt (`compact_context` needs it), `max_length` at most.
     Raises `UserError` without prompts.
     """
     if isinstance(prompts, str) or not len(prompts):

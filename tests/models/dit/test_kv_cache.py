@@ -19,9 +19,9 @@ from skyreels_jax.models.dit.kv_cache import (
     cache_window,
     empty_cache,
     place_block,
-    text_kv,
     write,
 )
+from skyreels_jax.models.dit.text import text_kv
 from skyreels_jax.nn.rope import apply_rope
 from skyreels_jax.nn.stack import UNROLLED
 from skyreels_jax.testing.micro import TEXT_WIDTH, micro_configs, random_params

@@ -50,5 +50,5 @@ def test_padding_columns_change_nothing(model):
 @pytest.mark.parametrize("cond", [{}, {"input_ids": IDS}, {"input_ids": IDS, "context": True}])
 def test_one_kind_of_text(model, cond):
     cond = {k: jnp.zeros((2, 6, 24)) if v is True else v for k, v in cond.items()}
-    with pytest.raises(UserError, match="one of both"):
+    with pytest.raises(UserError, match="one of these"):
         model(LATENTS, TIME, **cond)
