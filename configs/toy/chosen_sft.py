@@ -13,11 +13,10 @@ Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dp
               --setting "before: model=runs/toy/found/export" \\
               --setting "Flow-DPO: model=runs/toy/flow_dpo/export" \\
               --setting "chosen films: model=runs/toy/chosen_sft/export" \\
-              --setting "beta 1000: model=runs/toy/flow_dpo_beta1000/export" \\
-              --setting "beta 62: model=runs/toy/flow_dpo_beta62/export"
+              --setting "beta 1000: model=runs/toy/flow_dpo_beta1000/export"
 Hardware: 2 CPU cores, float32; 19 minutes on one of them, beside other work.
-Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder: see
-          docs/motion_rl.md for what it came to.
+Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder, whose errors of motion
+          were 24 % lower than before (docs/motion_rl.md).
 """
 
 import pathlib
