@@ -44,6 +44,7 @@ setup(
         "array_record>=0.8",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "transformers>=5,<6",
+        "tokenizers>=0.22",  # reads what transformers writes
         "ml-collections>=1.1",
         "imageio>=2.35",
         "av>=14.1",
