@@ -67,7 +67,7 @@ def test_a_stream_that_failed_has_no_state(causal, monkeypatch):
     stream = causal.stream(PROMPT, **LONG)
     next(stream)
     before = stream.state
-    monkeypatch.setattr(stream_parts, "decode_window", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(stream_parts, "decoding", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(stream)
     assert stream.state is None and list(stream) == []
