@@ -145,6 +145,10 @@ class Program:
             self._found[key] = self._find(args, _shelf, *key[1:])
         return self._found[key](*given)
 
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Returns what `jax.jit(function).lower` does: for devices that may not be there."""
+        return self._jitted.lower(*args)
+
     def _find(
         self, args: tuple, shelf: Shelf, fixed: tuple, tree: Any, kinds: tuple, settings: str
     ) -> Callable[..., Any]:
