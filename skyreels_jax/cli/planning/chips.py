@@ -57,6 +57,8 @@ def topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
     # libtpu would ask the network which machine this is, and wait for the answer.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("TPU_LOG_DIR", "disabled")
+    # Its lock is for those who use a TPU: plans may be made side by side.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
