@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from skyreels_jax.kernels.attention.tpu import common
 from skyreels_jax.kernels.attention.tpu.common import LN_2, NN, NT, Plan, across, dot
-from skyreels_jax.kernels.attention.tpu.tiles import LANES
+from skyreels_jax.kernels.attention.tpu.tiles import LANES, Tiles
 
 
 def _dq_kernel(
@@ -35,24 +35,17 @@ def _dq_kernel(
         query, key = pl.ds(a, tiles.part_q), pl.ds(b, tiles.part_kv)
         return dot(k_ref[key, :], q_ref[query, :], NT), dot(v_ref[key, :], do_ref[query, :], NT)
 
-    def finish(place: Any, begun: tuple[Array, Array], hide: Any = lambda s, p: p) -> None:
+    def finish(place: Any, begun: tuple[Array, Array], hide: Any = lambda share: share) -> None:
         (a, b), (s, dp) = place, begun
         at = pl.ds(a, tiles.part_q)
         if plan.biased:
             s = s + across(bias_ref[pl.ds(b, tiles.part_kv), :], tiles.part_q)
-        share = hide(s, jnp.exp2(s - lse_ref[:, at]))
+        share = hide(jnp.exp2(s - lse_ref[:, at]))
         ds = share * (dp - delta_ref[:, at])
         key = kt_ref[:, pl.ds(b, tiles.part_kv)]
         acc_ref[:, at] += dot(key, ds.astype(key.dtype), NN)
 
-    def any_part(a: Any, b: Any) -> None:
-        def hide(s: Array, share: Array) -> Array:
-            place = (i * tiles.q + a, j * tiles.kv + b)
-            return jnp.where(plan.seen(*place, s.shape, axis=1, length=length), share, 0.0)
-
-        finish((a, b), begin(a, b), hide)
-
-    _run(plan, tiles, (i, j, length), begin, finish, any_part, queries_first=True)
+    _run(plan, tiles, (i, j, length), begin, finish, axis=1)
 
     @pl.when(j == pl.num_programs(3) - 1)
     def _():
@@ -76,25 +69,18 @@ def _dkv_kernel(
         query, key = pl.ds(a, tiles.part_q), pl.ds(b, tiles.part_kv)
         return dot(q_ref[query, :], k_ref[key, :], NT), dot(do_ref[query, :], v_ref[key, :], NT)
 
-    def finish(place: Any, begun: tuple[Array, Array], hide: Any = lambda s, p: p) -> None:
+    def finish(place: Any, begun: tuple[Array, Array], hide: Any = lambda share: share) -> None:
         (a, b), (s, dp) = place, begun
         query, at = pl.ds(a, tiles.part_q), pl.ds(b, tiles.part_kv)
         if plan.biased:
             s = s + bias_ref[:, at]
-        share = hide(s, jnp.exp2(s - across(lse_ref[query, :], tiles.part_kv)))
+        share = hide(jnp.exp2(s - across(lse_ref[query, :], tiles.part_kv)))
         do_t, q_t = dot_ref[:, query], qt_ref[:, query]
         dv_acc_ref[:, at] += dot(do_t, share.astype(do_t.dtype), NN)
         ds = share * (dp - across(delta_ref[query, :], tiles.part_kv))
         dk_acc_ref[:, at] += dot(q_t, ds.astype(q_t.dtype), NN)
 
-    def any_part(a: Any, b: Any) -> None:
-        def hide(s: Array, share: Array) -> Array:
-            place = (i * tiles.q + a, j * tiles.kv + b)
-            return jnp.where(plan.seen(*place, s.shape, axis=0, length=length), share, 0.0)
-
-        finish((a, b), begin(a, b), hide)
-
-    _run(plan, tiles, (i, j, length), begin, finish, any_part, queries_first=False)
+    _run(plan, tiles, (i, j, length), begin, finish, axis=0)
 
     @pl.when(i == pl.num_programs(3) - 1)
     def _():
@@ -102,22 +88,26 @@ def _dkv_kernel(
         dv_ref[...] = dv_acc_ref[...].astype(dv_ref.dtype)
 
 
-def _run(
-    plan: Plan,
-    tiles: Any,
-    at: tuple,
-    begin: Any,
-    finish: Any,
-    any_part: Any,
-    *,
-    queries_first: bool,
-) -> None:
-    """Does a tile: in one piece where all queries see all keys, masked where some do."""
+def _run(plan: Plan, tiles: Tiles, at: tuple, begin: Any, finish: Any, *, axis: int) -> None:
+    """Does a tile: in one piece where all queries see all keys, masked where some do.
+
+    axis: of the scores, that of queries. Parts that add to the same queries (axis 1), or keys (0),
+    come one after the other.
+    """
     some, every = plan.some(tiles, *at), plan.every(tiles, *at)
+    i, j, length = at
+
+    def any_part(a: Any, b: Any) -> None:
+        def hide(share: Array) -> Array:
+            place = (i * tiles.q + a, j * tiles.kv + b)
+            seen = plan.seen(*place, share.shape, axis=axis, length=length)
+            return jnp.where(seen, share, 0.0)
+
+        finish((a, b), begin(a, b), hide)
 
     @pl.when(jnp.logical_and(some, every))
     def _():
-        places = common.parts(tiles, queries_first=queries_first)
+        places = common.parts(tiles, queries_first=axis == 1)
         common.pipelined(places, begin, finish, ahead=tiles.ahead)
 
     if plan.masked:
