@@ -62,6 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
         # Films of the very model that is trained. With guidance those of a caption hardly differ:
         # there is a quarter as much to choose from, at twice the price (docs/log.md).
         "guidance_scale": 1.0,
+        # Backgrounds suffer from the last fifth of the way more than motion gains (docs/log.md).
+        "share": 0.8,
         # 12 steps see every pair once; the mean of 24 has an error of 3 points.
         "plateau": {"window": 24, "patience": 1, "gain": 0.02, "floor": 0.6},
         "guards": {"films": 128, "adherence": 0.02, "consistency": 0.02, "quality": 1.0},

@@ -24,6 +24,7 @@ WHOLE = pathlib.Path(__file__).with_name("flow_dpo.py")
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(read_config(str(WHOLE)))
     config.out = "runs/toy/flow_dpo_lora"
+    config.preferences.share = 1.0
     config.lora = {"rank": 16, "alpha": 16.0}
     config.optimizer.learning_rate = config.optimizer.adam_learning_rate = 1e-3
     return config

@@ -42,6 +42,9 @@ class PreferencesConfig:
     best is put against the worst.
     batch_size: films made side by side.  inference_steps, guidance_scale: of the films; None: the
     start model's own.
+    share: how far the exported weights lie from the start model's towards those of the last good
+    stage (WiSE-FT, arXiv 2109.01903; after reinforcement: WARP, arXiv 2406.16768). 1: they are
+    those. Adapters are exported whole; whoever loads them gives them a scale.
     plateau: when a stage's training is over, at the latest after the config's steps.
     films: folder of a finished run in stages. Its films are ranked, stage by stage, and trained on
     for exactly as many steps as it was; `plateau` and the config's steps then count for nothing.
@@ -55,6 +58,7 @@ class PreferencesConfig:
     batch_size: int = 8
     inference_steps: int | None = None
     guidance_scale: float | None = None
+    share: float = 1.0
     films: str | None = None
     plateau: Plateau = dataclasses.field(default_factory=Plateau)
     guards: GuardConfig = dataclasses.field(default_factory=GuardConfig)
@@ -65,6 +69,8 @@ class PreferencesConfig:
                 "preferences need stages, prompts and batch_size of 1 or more and films_per_prompt "
                 "of 2 or more"
             )
+        if not 0 < self.share <= 1:
+            raise UserError("preferences.share lies above 0, and is 1 at most")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,11 @@ class FlowDPOConfig(TrainConfig):
             raise UserError(
                 "flow_dpo has one entry in stages, of 1 step or more and without a size; how often "
                 "films are made anew is preferences.stages"
+            )
+        if self.lora is not None and self.preferences.share != 1:
+            raise UserError(
+                "preferences.share is 1 with lora: adapters are exported whole; a smaller part of "
+                "them is their scale (generate --lora)"
             )
         # It trains on whole films of its own.
         self.data.check_read("flow_dpo", _READ)

@@ -41,6 +41,24 @@ class TreeParams:
         return np.asarray(self._leaves[path][index] if index else self._leaves[path])
 
 
+class BetweenParams:
+    """A `ParamSource`: the leaves that lie `share` of the way from those of `first` to those of
+    `last`, which are alike; float32 and not rounded. `dtype` is that of `last`.
+    """
+
+    def __init__(self, first: ParamSource, last: ParamSource, share: float):
+        self.name = f"{share:g} of the way from {first.name} to {last.name}"
+        self._first, self._last, self._share = first, last, np.float32(share)
+
+    def dtype(self, path: str, index: Index = ()) -> np.dtype:
+        return self._last.dtype(path, index)
+
+    def read(self, path: str, index: Index = ()) -> np.ndarray:
+        first = self._first.read(path, index).astype(np.float32, copy=False)
+        last = self._last.read(path, index).astype(np.float32, copy=False)
+        return first + self._share * (last - first)
+
+
 class StoredParams:
     """A `ParamSource` over the tensors in `source`, stored by `table`, of a model like `abstract`.
 

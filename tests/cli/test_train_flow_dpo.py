@@ -135,6 +135,28 @@ def test_a_finished_run_does_no_stage_again(root, whole, capfd):
     assert "seed: 3 -> 4: not in a run that has finished stage 2" in capfd.readouterr().err
 
 
+def test_the_export_lies_as_far_from_the_start_as_it_is_told(root, whole, capfd):
+    told = ["--export_only", "--export_dtype", "float32", "--set", "preferences.share=0.25"]
+    assert train(root, whole, *told) == 0
+    assert "preferences.share: 1.0 -> 0.25" in capfd.readouterr().err
+    last = weights(whole, 2)
+    first = restore_params(root / "start", last)
+    for name in ("transformer", "text_encoder"):
+        component = layout.read_folder(whole / "export").components[name]
+        made = nnx.to_pure_dict(nnx.state(layout.load_component(component, dtype="float32")))
+        jax.tree.map(
+            lambda a, b, c: np.testing.assert_allclose(a, b + 0.25 * (c - b), rtol=1e-5, atol=1e-6),
+            made,
+            first[name],
+            last[name],
+        )
+    assert train(root, whole, "--set", "preferences.share=0") == 2
+    assert "preferences.share lies above 0, and is 1 at most" in capfd.readouterr().err
+    lora = ["--set", "lora={'rank': 2, 'alpha': 4.0}", "--set", "preferences.share=0.5"]
+    assert train(root, root / "none", *lora) == 2
+    assert "preferences.share is 1 with lora: adapters are exported whole" in capfd.readouterr().err
+
+
 @pytest.mark.slow  # in the default run: the stops of the store of films and of the loop
 def test_a_run_stopped_everywhere_comes_to_the_same(root, whole, monkeypatch):
     out = root / "stopped"

@@ -1,23 +1,29 @@
 """Training a text-to-video model on pairs of its own films."""
 
 import dataclasses
+import pathlib
 
 from skyreels_jax.cli.recipes.checks import check_blocks, check_windows
 from skyreels_jax.cli.recipes.flops import step_flops, train_passes
 from skyreels_jax.cli.recipes.text_to_video import OBJECTIVES, TextToVideoRecipe, encode_null
-from skyreels_jax.core.config import from_dict, suggest
+from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import pipeline
 from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.models.kinds import TRAINED
+from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.objectives.chosen import Chosen
 from skyreels_jax.objectives.flow_dpo import METRICS, FlowDPO
 from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.pipelines import load
+from skyreels_jax.pipelines.convert import run_model
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.loop import Loader
 from skyreels_jax.training.meter import Flops
 from skyreels_jax.training.preferences import FlowDPOConfig
+from skyreels_jax.weights.params import BetweenParams
 
 PAIRED = {objective.name: objective for objective in (FlowDPO, Chosen)}
 
@@ -51,10 +57,11 @@ class FlowDPORecipe(TextToVideoRecipe):
     """Kind "flow_dpo": `model` is a `TextToVideoConfig`, `objective` one of `PAIRED` (without a
     "name": `FlowDPO`) whose `velocity` is one of text_to_video's (without one: flow matching).
 
-    pairs: of the stage that is trained.
+    pairs: of the stage that is trained.  near: the model towards which the export lies.
     """
 
     pairs: RankedPairs | None = None
+    near: str | None = None
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         given = dict(config.objective)
@@ -79,6 +86,18 @@ class FlowDPORecipe(TextToVideoRecipe):
         return lambda stage, index, rows: pipeline(
             pairs, told, batch=stage.batch, seed=config.seed + index, rows=rows
         )
+
+    def export(self, config: TrainConfig, folder: pathlib.Path, dtype: str) -> None:
+        if self.near is None:
+            return super().export(config, folder, dtype)
+        share, first = config.preferences.share, load.find(self.near).params(None)
+        model = run_model(pathlib.Path(config.out), dtype=dtype, config=to_dict(config))
+        parts = {
+            name: dataclasses.replace(part, params=BetweenParams(first[name], part.params, share))
+            for name, part in model.parts.items()
+            if name in TRAINED
+        }
+        return write_diffusers(dataclasses.replace(model, parts=model.parts | parts), folder)
 
     def flops(self, config: TrainConfig, params: Params) -> Flops:
         passes, sides = train_passes(config, params), 1

@@ -84,7 +84,8 @@ def train(recipe: FlowDPORecipe, config: FlowDPOConfig) -> bool:
 
 
 def export(recipe: FlowDPORecipe, config: FlowDPOConfig, *, dtype: str) -> pathlib.Path:
-    """Writes the model of the last good stage into `config.out`/export; returns that folder.
+    """Writes the model of the last good stage, or one between it and the start model
+    (`preferences.share`), into `config.out`/export; returns that folder.
 
     Raises `UserError` where no stage is finished and good.
     """
@@ -92,6 +93,8 @@ def export(recipe: FlowDPORecipe, config: FlowDPOConfig, *, dtype: str) -> pathl
     good = Journal(out, config).good
     if not good:
         raise UserError(f"no stage in {out} is finished and good; the result is {config.start}")
+    if config.preferences.share != 1:
+        recipe = dataclasses.replace(recipe, near=config.start)
     return run.export(recipe, _stage_config(config, good), dtype=dtype, to=out)
 
 
