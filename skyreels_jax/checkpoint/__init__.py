@@ -1,7 +1,12 @@
 """Orbax checkpoints of a training run: state, data iterator, resolved configuration."""
 
 from skyreels_jax.checkpoint.manager import Checkpoints
-from skyreels_jax.checkpoint.reader import CheckpointParams, find_checkpoint, restore_params
+from skyreels_jax.checkpoint.reader import (
+    CheckpointParams,
+    find_checkpoint,
+    placed,
+    restore_params,
+)
 from skyreels_jax.checkpoint.room import check_room
 from skyreels_jax.checkpoint.writer import Leaf, write_checkpoint
 
@@ -11,6 +16,7 @@ __all__ = [
     "Leaf",
     "check_room",
     "find_checkpoint",
+    "placed",
     "restore_params",
     "write_checkpoint",
 ]

@@ -3,7 +3,6 @@
 import copy
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,26 +117,22 @@ class CheckpointParams:
         return tensorstore.open(spec, read=True, context=self._context).result()
 
 
-def restore_params(
-    path: str | pathlib.Path,
-    like: Params,
-    *,
-    adapt: Callable[[Params], Params] = lambda stored: stored,
-) -> Params:
+def restore_params(path: str | pathlib.Path, like: Params) -> Params:
     """Returns the parameters in the checkpoint `path`, or in the newest of the run there, as a tree
-    like `like`: averaged ones where the run kept them.
+    like `like` (arrays or abstract arrays), each as `placed` does it: averaged ones where the run
+    kept them.
 
-    `like` holds arrays or abstract arrays. Leaves of a sharding are read and placed one at a time,
-    the others are numpy's. `adapt` makes the tree that is returned from the one that was stored,
-    whose leaves are read when they are used.
     Raises `UserError` if there is no checkpoint, or one of another model.
     """
     stored = CheckpointParams(find_checkpoint(pathlib.Path(path)))
-    found = matched(adapt(stored.tree()), like, of=f"the checkpoint {stored.name}")
-    return jax.tree.map(_placed, found, like)
+    found = matched(stored.tree(), like, of=f"the checkpoint {stored.name}")
+    return jax.tree.map(placed, found, like)
 
 
-def _placed(leaf: Any, like: Any) -> np.ndarray | jax.Array:
+def placed(leaf: Any, like: Any) -> np.ndarray | jax.Array:
+    """Returns an array that may have to be read first: where `like` says, or else numpy's. Of many
+    processes each gives its devices their parts.
+    """
     whole, sharding = np.asarray(leaf), getattr(like, "sharding", None)
     if sharding is None:
         return whole

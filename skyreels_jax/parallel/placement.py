@@ -104,6 +104,12 @@ class Placement:
 
         return jax.tree.map(place, local)
 
+    def gathered(self, tree: Any) -> Any:
+        """Returns the arrays of `tree`, wherever their parts are, whole, in every process."""
+        return jax.tree.map(
+            lambda leaf: np.asarray(jax.device_put(leaf, self.whole).addressable_data(0)), tree
+        )
+
     def devices(self, *axes: str) -> int:
         """Returns over how many devices these axes go."""
         return math.prod(self.mesh.shape[axis] for axis in axes)

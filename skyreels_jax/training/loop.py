@@ -72,7 +72,7 @@ def fit(
     placement: of the state; None: it is on one device.
     flops: operations of a step on a batch.
     sample: makes a picture of the averaged parameters, if there are any, or else of the others,
-    every `config.sample_every` steps.
+    every `config.sample_every` steps; of many processes the first does.
     """
     jitted = _compiled(train_step, like, placement)
     resolved = to_dict(config)
@@ -93,14 +93,15 @@ def fit(
                     position = {**batches.position(), "watched": watch.values()}
                     checkpoints.save(step, state, data=position, config=resolved)
 
-            with contextlib.closing(reporter), _on(placement):
+            with contextlib.closing(reporter):
                 while step < total and not stop.due() and not watch.over():
                     stage, _ = config.stage_at(step)
                     first, compiled = stage != compiled, stage
                     with meter.paused(state) if first else contextlib.nullcontext():
                         with meter.waiting():
                             batch, size = batches.next(step)
-                        state, metrics = jitted(state, batch, rest, frozen)
+                        with _on(placement):
+                            state, metrics = jitted(state, batch, rest, frozen)
                         if first:  # the compiler's time is no step's
                             jax.block_until_ready(metrics)
                     step += 1
@@ -111,7 +112,10 @@ def fit(
                     if sample is not None and step % config.sample_every == 0:
                         with meter.paused(state):
                             averaged = state.params if state.ema is None else state.ema
-                            reporter.image(step, "samples", sample(averaged))
+                            if placement is not None:
+                                averaged = placement.gathered(averaged)
+                            if is_first():
+                                reporter.image(step, "samples", sample(averaged))
                     if step % config.save_every == 0:
                         save()
                 save()

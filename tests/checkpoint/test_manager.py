@@ -144,16 +144,6 @@ def test_parameters_are_read_one_at_a_time_to_where_they_are_to_be(tmp_path, mon
         np.testing.assert_array_equal(leaf, values[name])
 
 
-def test_parameters_may_be_adapted(tmp_path):
-    save(tmp_path / "checkpoints", State(params(), params(3.0), jnp.int32(1)))
-
-    def doubled(stored):
-        return {"layers": {0: {"kernel": 2 * np.asarray(stored["layers"]["0"]["kernel"])}}}
-
-    got = restore_params(tmp_path, {"layers": {0: params()["layers"][0]}}, adapt=doubled)
-    jax.tree.map(np.testing.assert_array_equal, got, {"layers": {0: params(6.0)["layers"][0]}})
-
-
 def test_missing_and_foreign_checkpoints(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         restore_params(tmp_path / "empty", params())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skyreels_jax.cli.recipes.start import started
+from skyreels_jax.cli.recipes.start import check_model, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.pipelines import load
@@ -21,30 +21,36 @@ def tiny():
 
 def test_a_run_may_start_from_a_model(tiny):
     like = {name: tiny[name] for name in ("transformer", "text_encoder")}
+    check_model("tiny", like)
     made = started("tiny", like)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(made))
     jax.tree.map(np.testing.assert_array_equal, made, like)
     jax.tree.map(np.testing.assert_array_equal, started("tiny", tiny["vae"]), tiny["vae"])
 
 
-def test_a_model_that_does_not_fit_is_refused(tiny, tmp_path):
+@pytest.mark.parametrize("look", [started, check_model])
+def test_a_model_that_does_not_fit_is_refused(look, tiny, tmp_path):
     like = {name: tiny[name] for name in ("transformer", "text_encoder")}
     del like["transformer"]["head"]
     with pytest.raises(UserError, match="tiny holds another model: transformer/head/"):
-        started("tiny", like)
+        look("tiny", like)
+    like["transformer"] = {**tiny["transformer"], "head": {"kernel": np.zeros((3, 5))}}
+    with pytest.raises(UserError, match="tiny holds another model: transformer/head/"):
+        look("tiny", like)
     folder = write_micro_model(tmp_path / "micro")
     other = build_tokenizer()
     other.add_tokens(["zeppelin"])
     other.save_pretrained(folder / "tokenizer")
     with pytest.raises(UserError, match="reads other words than these captions"):
-        started(str(folder), like)
+        look(str(folder), like)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not a model folder"):
-        started(str(tmp_path / "empty"), like)
+        look(str(tmp_path / "empty"), like)
 
 
-def test_a_place_with_nothing_is_refused():
+@pytest.mark.parametrize("look", [started, check_model])
+def test_a_place_with_nothing_is_refused(look):
     with pytest.raises(UserError, match="train that run first .legal as well: 'tiny', a model fol"):
-        started("runs/toy/nowhere", {})
+        look("runs/toy/nowhere", {})
     with pytest.raises(UserError, match="the hub did not give it"):
-        started("nobody/nothing", {})
+        look("nobody/nothing", {})

@@ -284,6 +284,7 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "seed=x"], "expected int"),
         (["--set", "data.vae=/nowhere"], "train configs/toy/vae.py first"),
         (["--set", "stages=({'steps': 1, 'batch': 4, 'frames': -3},)"], "must be 4k + 1"),
+        (["--set", "start=tiny"], "tiny holds another model: "),
         (["--set", "data.latents="], "data.latents: name the folder"),
         (["--set", "data.middle=2.0"], "data.middle is a probability"),
         (["--set", "data.middle=0.5"], "give each stage fewer frames than data.num_frames = 5"),

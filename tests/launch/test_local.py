@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def get_config():
         "ema_decay": 0.9,
         "log_every": 1,
         "save_every": %(every)s,
+        "sample_every": %(steps)s,
         "mesh": {"fsdp": 8},
     })
 """
@@ -136,6 +138,8 @@ def test_two_processes_are_one(root, whole):
     assert step == STEPS
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
     assert (whole / "export" / "model_index.json").is_file()
+    films = [iio.imread(run / "samples" / f"{STEPS:08d}.png").astype(int) for run in (whole, one)]
+    assert np.abs(films[0] - films[1]).mean() < 1 and films[0].std() > 1
     # One of them makes the data, prints and writes.
     first, second = logs(whole)
     assert "encode" in first and str(whole / "export") in first and "step 24 of 24" in first

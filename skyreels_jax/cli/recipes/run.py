@@ -15,7 +15,7 @@ from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.lora import adapter_rules, check_lora, fixed_weights
 from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights, split
 from skyreels_jax.cli.recipes.samples import film_sampler
-from skyreels_jax.cli.recipes.start import check_start, started
+from skyreels_jax.cli.recipes.start import check_model, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.files import check_writable
 from skyreels_jax.core.run_folder import is_run
@@ -57,9 +57,10 @@ def train(
     config = check_lora(recipe, config)
     placement = placed(recipe, config)
     check_writable(folder)
-    if config.start and not _goes_on(folder):
-        check_start(config.start)
     graphdef, params, rest = abstract_model(recipe, config, placement)
+    if config.start and not _goes_on(folder):
+        under = params if config.lora is None else nnx.to_pure_dict(rest)
+        check_model(config.start, under, fps=config.data.fps)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")

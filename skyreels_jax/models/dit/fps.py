@@ -19,6 +19,11 @@ def tells_fps(params: Params) -> bool:
     return NAME in params
 
 
+def without_fps(params: Params) -> Params:
+    """Returns the parameters but for the embedding."""
+    return {name: value for name, value in params.items() if name != NAME}
+
+
 def fold_fps(params: Params, fps: int) -> Params:
     """Returns the parameters of the same transformer without `inject_sample_info`.
 
@@ -26,7 +31,7 @@ def fold_fps(params: Params, fps: int) -> Params:
     of the bias of `time_proj`, which makes all modulations and nothing else: at `fps` frames a
     second the function is the same, and training goes on from there.
     """
-    rest = {name: value for name, value in params.items() if name != NAME}
+    rest = without_fps(params)
     width = params[NAME]["embedding"].shape[1]
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: FPSEmbedding(width, rngs=nnx.Rngs(0))))
     embed = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params[NAME]))
