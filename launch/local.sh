@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Several processes on this machine, each with virtual CPU devices: what a cluster does, in small.
-#   PROCESSES=2 DEVICES=4 launch/local.sh --config configs/toy/pretrain.py --set mesh.fsdp=8
-# What each prints is in $LOGS/process_N.log. SIGTERM and Ctrl-C stop all of them, which save first. If one is lost, the
+#   PROCESSES=2 DEVICES=4 launch/local.sh --config configs/toy/found.py --set mesh.fsdp=8
+# skyreels-jax has to be on PATH (pip install .). What each prints is in $LOGS/process_N.log. SIGTERM and Ctrl-C stop all of them, which save first. If one is lost, the
 # others end by themselves, within two minutes; the exit code is that of the last one that did not end well, or 0.
 set -euo pipefail
 

@@ -7,7 +7,9 @@ Result:   runs/film-14b/diffusion_forcing_540p.
 
 By the paper: times that never fall from first to last frame (FoPP), from the full-sequence model.
 Our choice, since the paper does not say: the mixture with prefixes and equal times
-(objectives/diffusion_forcing.py says why), learning rate, batch and steps.
+(objectives/diffusion_forcing.py says why, and which shares), learning rate, batch and steps. As in
+fine-tuning before it, and our choice too: its clips and their balance, a rate that falls to
+nothing, a shift of times of 2.1.
 """
 
 import pathlib

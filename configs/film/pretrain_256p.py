@@ -4,15 +4,18 @@ Command:  skyreels-jax train --config configs/film/pretrain_256p.py:14b      (1.
           after, for each of your machines (--part I/N),
           skyreels-jax data encode --videos DIR --model MODEL --resolution 256p --num_frames 97 \\
               --data_dir features/256p
-          with any released model: its VAE and text encoder stay as they are.
+          with any released model: its VAE and text encoder stay as they are. Without images among
+          your own: --set data.images=0.
 Hardware: what `skyreels-jax plan` says of it (docs/scaling.md).
 Result:   runs/film-14b/pretrain_256p, from which pretrain_256p_settled.py goes on.
 
 By the paper (arXiv 2504.13074): AdamW, learning rate 1e-4, no weight decay, until the loss has
 settled; images and videos together; the fps embedding for clips of 16 and of 24 frames a second;
-only the transformer is trained. Our choice, since the paper does not say: logit-normal times
-(0, 1), one caption in ten dropped (what guidance needs and what most do), betas 0.9 and 0.95 (as
-usual for models of this size), averaged weights, batches, steps, a fifth of the steps on images.
+logit-normal times; only the transformer is trained. Our choice, since the paper does not say: their
+mean and deviation (0, 1), one caption in ten dropped (what guidance needs and what most do), betas
+0.9 and 0.95 and gradients of norm 1 at most (as usual for models of this size), 1,000 steps of
+warm-up, averaged weights, batches, steps, which shapes and lengths of clips go together
+(data/buckets.py), a fifth of the steps on images.
 """
 
 import ml_collections

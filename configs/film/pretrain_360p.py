@@ -2,6 +2,7 @@
 
 Command:  skyreels-jax train --config configs/film/pretrain_360p.py:14b
           after skyreels-jax data encode ... --resolution 360p --data_dir features/360p
+          (without images among your own: --set data.images=0)
 Hardware: that of pretrain_256p.py.
 Result:   runs/film-14b/pretrain_360p.
 

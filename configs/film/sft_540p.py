@@ -2,6 +2,7 @@
 
 Command:  skyreels-jax train --config configs/film/sft_540p.py:14b
           after skyreels-jax data encode ... --resolution 540p --data_dir features/540p_chosen
+          of captions with a "subject_type": without it there is nothing to balance.
 Hardware: that of pretrain_540p.py.
 Result:   runs/film-14b/sft_540p, without the fps embedding: what it adds at 24 frames a second
           has become part of a bias.

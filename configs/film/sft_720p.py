@@ -3,11 +3,12 @@
 Command:  skyreels-jax train --config configs/film/sft_720p.py:14b
           after skyreels-jax data encode ... --resolution 720p --num_frames 121 \\
               --data_dir features/720p_chosen
-Hardware: that of pretrain_540p.py, twice as long a step.
+Hardware: that of pretrain_540p.py; about as long a step (a quarter of the clips, of twice the
+          tokens).
 Result:   runs/film-14b/sft_720p.
 
 By the paper: the same losses, clips filtered by hand and balanced, 720p. Our choice: learning rate,
-batch and steps; a shift of times of 2.8, as in pretrain_360p.py.
+which falls to nothing, batch and steps; a shift of times of 2.8, as in pretrain_360p.py.
 """
 
 import pathlib

@@ -8,7 +8,7 @@ they need the extra "torch", and writing them takes the memory of the largest.
 examples:
   skyreels-jax convert SkyReels-V2-T2V-14B-540P skyreels-14b --to diffusers --dtype bfloat16
   skyreels-jax convert my-model my-model-official --to official
-  skyreels-jax convert runs/toy/text_to_video/checkpoints/500 at-500 --to diffusers --weights raw
+  skyreels-jax convert runs/toy/pretrain/checkpoints/500 at-500 --to diffusers --weights raw
   skyreels-jax convert runs/my-lora my-lora --to diffusers --lora alone
   skyreels-jax convert SkyReels-V2-DF-1.3B-540P start --to orbax --dtype float32
 """

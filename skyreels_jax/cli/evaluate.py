@@ -29,7 +29,7 @@ examples:
       --setting "before: model=runs/toy/unbalanced/export" \\
       --setting "after: model=runs/toy/sft/export"
   skyreels-jax evaluate --benchmark motion --num 256 --seeds 3 \\
-      --setting "before: model=runs/toy/sft/export" \\
+      --setting "before: model=runs/toy/found/export" \\
       --setting "after: model=runs/toy/flow_dpo/export"
   skyreels-jax evaluate --benchmark drift --model runs/toy/diffusion_forcing/export
   skyreels-jax evaluate --benchmark drift --setting "latents: carry=latents" \\

@@ -96,7 +96,8 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
         "--base_num_frames",
         type=int,
         metavar="N",
-        help="frames of a window (97; 121 at 720P); with --carry cache: those that a block sees",
+        help="frames of a window (default: the model's number of frames, 97; give 121 at 720P); "
+        "with --carry cache: those that a block sees",
     )
     group.add_argument(
         "--overlap_history",

@@ -81,7 +81,10 @@ def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     if args.out:
         config = override(config, "out", args.out)
     if "://" in config.out:
-        raise UserError(f"out: {config.out} is no folder; mount the bucket or share, and name that")
+        raise UserError(
+            f"out: {config.out} is no folder; mount a share on which folders are renamed at once "
+            "(launch/README.md), and name that"
+        )
 
     if config.kind == "flow_dpo":
         if args.hosts != ALONE:

@@ -158,7 +158,7 @@ def abstract_params(config):
     ("out", "message"),
     [
         ("/dev/null/run", "cannot write to '/dev/null/run': Not a directory"),
-        ("gs://bucket/run", "out: gs://bucket/run is no folder; mount the bucket"),
+        ("gs://bucket/run", "out: gs://bucket/run is no folder; mount a share on which"),
     ],
 )
 def test_where_nothing_can_be_written(args, capfd, monkeypatch, out, message):

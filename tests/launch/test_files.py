@@ -1,5 +1,6 @@
 """What is handed to clusters: scripts are bash, JobSets ask for the devices that they use."""
 
+import json
 import math
 import os
 import pathlib
@@ -37,7 +38,7 @@ def assert_within(place, args):
 def test_nothing_is_forgotten():
     assert len(SCRIPTS) >= 3 and len(JOBSETS) >= 2
     others = {path.name for path in LAUNCH.iterdir()} - {*names(SCRIPTS), *names(JOBSETS)}
-    assert others == {"README.md"}
+    assert others == {"README.md", "Dockerfile"}
     told = (LAUNCH / "README.md").read_text()
     assert all(f"`{name}`" in told for name in (*names(SCRIPTS), *names(JOBSETS)))
 
@@ -58,10 +59,12 @@ def test_empty_arrays_are_no_error_to_an_old_bash(script):
         assert f'"${{{name}[@]}}"' not in text.replace(safe, "") and safe in text
 
 
-def test_the_example_for_tpu_vms_is_on_the_share():
-    told = (LAUNCH / "tpu_vm.sh").read_text().replace("\\\n#", "")
-    args = re.search(r"launch/tpu_vm.sh (--config .*)", told)[1].split()
-    assert_within("/runs", parse(["train", *args]))
+def test_the_examples_for_tpu_vms_are_on_the_share():
+    cells = json.loads((LAUNCH.parent / "notebooks" / "train_on_tpu.ipynb").read_text())["cells"]
+    for text in ((LAUNCH / "tpu_vm.sh").read_text(), "".join(cells[-1]["source"])):
+        told = re.sub(r"\\\n#?", "", text)
+        args = re.search(r"launch/tpu_vm.sh +(--config .*)", told)[1].split()
+        assert_within("/runs", parse(["train", *args]))
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])

@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.buckets import Bucket
-from skyreels_jax.data.features.sets import Table
+from skyreels_jax.data.features.sets import UNSTATED, Table
 from skyreels_jax.data.selection import Balance, Group, describe, grouped, keep_rate
 
 ATTRIBUTE = "subject_type"
@@ -63,7 +63,8 @@ def draws(
         if share and not some:
             raise UserError(
                 f"data.images = {images:g}: {share:.0%} of the steps would be of {name}, and there "
-                f"are none among {', '.join(map(str, tables)) or 'the clips'}"
+                f"are none among {', '.join(map(str, tables)) or 'the clips'}; legal: 0 for videos "
+                "alone, 1 for images alone"
             )
         if share:
             try:
@@ -82,7 +83,13 @@ def _groups(tables: Mapping[Bucket, Table], fps: int, balance: Balance) -> list[
         return [Group("all", 1.0, kept)]
     values = [kind for table in tables.values() for kind in table.subject_types]
     legal = sorted({values[index] for index in kept})
-    return grouped(values, balance.targets({ATTRIBUTE: legal}), kept)
+    targets = balance.targets({ATTRIBUTE: legal})
+    if legal == [UNSTATED]:
+        raise UserError(
+            "data.balance: no caption of these says a subject_type; encode such, or leave the "
+            "balance out (--set data.balance.attribute='')"
+        )
+    return grouped(values, targets, kept)
 
 
 def _drawn(

@@ -8,7 +8,7 @@ import pytest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.data.features.draws import described, draws
-from skyreels_jax.data.features.sets import Table
+from skyreels_jax.data.features.sets import UNSTATED, Table
 from skyreels_jax.data.selection import Balance
 
 STILL, SHORT, LONG = (Bucket(frames=frames, height=32, width=48) for frames in (1, 33, 65))
@@ -116,6 +116,13 @@ def test_a_share_of_0_leaves_clips_out():
 def test_what_cannot_be_drawn(there, options, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         draws(tables(*there), BATCH.get, **options)
+
+
+def test_clips_of_which_nothing_is_known_are_not_balanced():
+    (short,) = tables(SHORT).values()
+    unknown = dataclasses.replace(short, subject_types=(UNSTATED,) * len(short))
+    with pytest.raises(UserError, match="videos: data.balance: no caption of these says a subject"):
+        draws({SHORT: unknown}, BATCH.get, balance=Balance(attribute="subject_type"))
 
 
 def test_what_the_order_hangs_on_is_described():
