@@ -102,21 +102,20 @@ def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:
     return graphdef, jax.tree.map(lambda leaf: leaf, params)  # a tree of the caller's own
 
 
-class _OneKey(nnx.Rngs):
-    """Random streams that give the same key at every call: where shapes alone are asked for, what
-    streams keep count of takes half of the time."""
+class _NoKeys(nnx.Rngs):
+    """Random streams of a model of which shapes alone are asked for: to trace what is drawn would
+    take most of the time.
+    """
 
-    def __init__(self, key: jax.Array):
-        object.__setattr__(self, "_key", key)
+    def __init__(self):
+        pass
 
-    def params(self) -> jax.Array:
-        return self._key
+    def params(self) -> None:
+        return None
 
 
-@functools.cache  # tracing a model takes up to a second, and every loading asks
+@functools.cache  # even so it takes a while, and every loading asks
 def _abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:
-    def make(key: jax.Array) -> nnx.Module:
-        return KINDS[name].model(config, rngs=_OneKey(key))
-
-    graphdef, state = nnx.split(nnx.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0))))
+    model = nnx.eval_shape(lambda: KINDS[name].model(config, rngs=_NoKeys()))
+    graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)

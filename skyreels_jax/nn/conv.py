@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from skyreels_jax.nn.linear import uniform
+
 Padding = Sequence[tuple[int, int]]
 
 
@@ -122,10 +124,7 @@ class CausalConv3D(nnx.Module):
 def _init(rngs: nnx.Rngs, shape: tuple[int, ...]) -> tuple[nnx.Param, nnx.Param]:
     # PyTorch's default for convolutions: kernel and bias uniform in +-1/sqrt(fan_in).
     bound = 1 / math.sqrt(math.prod(shape[:-1]))
-    draw = [
-        jax.random.uniform(rngs.params(), s, minval=-bound, maxval=bound)
-        for s in (shape, shape[-1:])
-    ]
+    draw = [uniform(rngs.params(), s, limit=bound) for s in (shape, shape[-1:])]
     return nnx.Param(draw[0]), nnx.Param(draw[1])
 
 

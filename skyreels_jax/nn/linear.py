@@ -11,22 +11,34 @@ from jaxtyping import Array, Float
 
 from skyreels_jax.parallel.activations import folded
 
-Init = Callable[..., Array]
+Init = Callable[..., Array]  # (key, shape, dtype); without a key zeros: see `models.kinds`
 
 
-def xavier_uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def uniform(key: Array | None, shape: tuple[int, ...], dtype=jnp.float32, *, limit: float) -> Array:
+    """Draws from -limit to limit."""
+    if key is None:
+        return jnp.zeros(shape, dtype)
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def xavier_uniform(key: Array | None, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Glorot uniform; all axes but the last are the fan-in, also of a patch kernel."""
     fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
-    limit = math.sqrt(6.0 / (fan_in + fan_out))
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
+    return uniform(key, shape, dtype, limit=math.sqrt(6.0 / (fan_in + fan_out)))
 
 
 def normal(stddev: float) -> Init:
     """Returns an initialiser that draws N(0, stddev^2)."""
-    return lambda key, shape, dtype=jnp.float32: stddev * jax.random.normal(key, shape, dtype)
+
+    def draw(key: Array | None, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        if key is None:
+            return jnp.zeros(shape, dtype)
+        return stddev * jax.random.normal(key, shape, dtype)
+
+    return draw
 
 
-def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+def zeros(key: Array | None, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """Returns zeros, whatever the key."""
     del key
     return jnp.zeros(shape, dtype)

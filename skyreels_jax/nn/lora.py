@@ -9,13 +9,12 @@ import math
 import re
 from collections.abc import Iterable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.nn.linear import Linear, zeros
+from skyreels_jax.nn.linear import Linear, uniform, zeros
 from skyreels_jax.nn.stack import stack
 
 
@@ -47,9 +46,8 @@ class Adapter(nnx.Module):
         return self.scale * self.up(self.down(x))
 
 
-def _uniform(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    limit = 1 / math.sqrt(shape[-2])
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
+def _uniform(key: Array | None, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    return uniform(key, shape, dtype, limit=1 / math.sqrt(shape[-2]))
 
 
 def add_adapters(

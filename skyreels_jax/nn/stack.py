@@ -25,9 +25,14 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, *, rngs: nnx.Rngs)
 
     `make` must not keep the generator it is given. The result is storage: call it through `scan`.
     """
-    keys = jax.random.split(rngs.params(), depth)
-    graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(params=0))))[0]
-    state = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys)
+    key = rngs.params()
+    one = nnx.eval_shape(lambda: make(rngs if key is None else nnx.Rngs(params=0)))
+    graphdef, state = nnx.split(one)
+    if key is None:  # shapes alone are asked for
+        state = jax.tree.map(lambda leaf: jnp.zeros((depth, *leaf.shape), leaf.dtype), state)
+    else:
+        keys = jax.random.split(key, depth)
+        state = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(params=key))))(keys)
     return nnx.merge(graphdef, state)
 
 

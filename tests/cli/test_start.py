@@ -30,7 +30,7 @@ def test_a_run_may_start_from_a_model(tiny):
 
 @pytest.mark.parametrize("look", [started, check_model])
 def test_a_model_that_does_not_fit_is_refused(look, tiny, tmp_path):
-    like = {name: tiny[name] for name in ("transformer", "text_encoder")}
+    like = {name: dict(tiny[name]) for name in ("transformer", "text_encoder")}
     del like["transformer"]["head"]
     with pytest.raises(UserError, match="tiny holds another model: transformer/head/"):
         look("tiny", like)
