@@ -5,7 +5,7 @@ K head dim, D width, F mlp width.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, Key
 
@@ -16,3 +16,13 @@ TokenIds = Int[Array, "B S"]
 PRNGKey = Key[Array, ""]
 Batch = Mapping[str, Any]
 Params = Any  # nested dict of arrays, as `nnx.to_pure_dict` gives it
+
+
+class Rows(NamedTuple):
+    """Some of `count` equal blocks of every batch, cut in order: those that a process holds."""
+
+    blocks: tuple[int, ...]
+    count: int
+
+
+ALL_ROWS = Rows((0,), 1)

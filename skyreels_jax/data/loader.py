@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import ALL_ROWS, Rows
 
 
 @runtime_checkable
@@ -72,6 +73,24 @@ class Labelled:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**self.source[index], **{name: of[index] for name, of in self.labels.items()}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Some:
+    """Of every `batch` samples those of some blocks of `size` samples."""
+
+    samples: grain.MapDataset
+    blocks: Sequence[int]
+    size: int
+    batch: int
+
+    def __len__(self) -> int:
+        return len(self.samples) // self.batch * self.size * len(self.blocks)
+
+    def __getitem__(self, index: int) -> Any:
+        number, rest = divmod(index, self.size * len(self.blocks))
+        block, row = divmod(rest, self.size)
+        return self.samples[number * self.batch + self.blocks[block] * self.size + row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +174,12 @@ def batches(
     batch: int,
     seed: int,
     groups: Sequence[tuple[float, Int[np.ndarray, " _"]]] = (),
-    rows: tuple[int, int] = (0, 1),
+    rows: Rows = ALL_ROWS,
 ) -> grain.MapDataset:
     """Returns the endless batches of `source` under `transform`, a new order every epoch.
 
     groups: (share of the draws, indices into `source`) of each group; none: all of it is one.
-    rows: (index, parts): of the equal parts of every batch, cut in order, the one that is given.
+    rows: those of every batch that are given, in their order.
     """
     if len(source) == 0:
         raise UserError("the data set is empty")
@@ -174,8 +193,10 @@ def batches(
     data = orders[0]
     if len(orders) > 1:
         data = grain.MapDataset.mix(orders, [share for share, _ in groups])
-    index, count = rows
-    return data.random_map(transform).batch(batch // count, drop_remainder=True)[index::count]
+    size = batch // rows.count
+    some = Some(samples=data.random_map(transform), blocks=rows.blocks, size=size, batch=batch)
+    own = size * len(rows.blocks)
+    return grain.MapDataset.source(some).batch(own, drop_remainder=True)
 
 
 def pipeline(
@@ -183,7 +204,7 @@ def pipeline(
     transform: grain.transforms.RandomMap,
     *,
     batch: int,
-    rows: tuple[int, int] = (0, 1),
+    rows: Rows = ALL_ROWS,
     threads: int = 2,
     prefetch: int = 8,
     **options: Any,
@@ -195,6 +216,6 @@ def pipeline(
     for small clips).
     """
     data = batches(source, transform, batch=batch, rows=rows, **options)
-    own = max(batch // rows[1], 1)
+    own = max(batch // rows.count * len(rows.blocks), 1)
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch // own, 2))
     return data.to_iter_dataset(reading)

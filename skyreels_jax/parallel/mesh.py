@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from skyreels_jax.core.errors import UserError
@@ -58,13 +59,31 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of `config` over `devices` (None: all there are, of all processes).
 
-    Neighbours on the last axes are neighbours in the machine, as far as jax knows.
-    Raises `UserError` where they are not as many as the config says.
+    Neighbours on the last axes are neighbours in the machine, as far as jax knows; what several
+    slices of TPUs share, over a slower network, is clips.
+    Raises `UserError` where they are not as many as the config says, or wired otherwise.
     """
-    sized = config.sized(len(jax.devices() if devices is None else devices))
-    shape, kinds = tuple(getattr(sized, name) for name in AXES), (AxisType.Auto,) * len(AXES)
-    if devices is not None and len(devices) != 1:
-        return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
-    if devices is not None:
-        return Mesh(np.array(devices).reshape(shape), AXES, axis_types=kinds)
-    return jax.make_mesh(shape, AXES, axis_types=kinds)
+    devices = jax.devices() if devices is None else devices
+    sized = config.sized(len(devices))
+    try:
+        order = _ordered(tuple(getattr(sized, name) for name in AXES), devices)
+    except (NotImplementedError, ValueError, AssertionError) as error:
+        raise UserError(f"a mesh of {sized} does not fit these devices: {error}") from error
+    return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _ordered(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns `devices` as an array of this shape; whole rings of the torus where they fit."""
+    if len(devices) == 1:
+        return np.array(devices).reshape(shape)
+    split = {"allow_split_physical_axes": True}
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, **split)
+    able = [AXES.index(name) for name in BATCH if shape[AXES.index(name)] % slices == 0]
+    if not able:
+        raise ValueError(f"of {slices} slices; legal: data or fsdp a multiple of that")
+    outer = [slices if axis == able[0] else 1 for axis in range(len(AXES))]
+    inner = [size // parts for size, parts in zip(shape, outer, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, **split)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import named_leaves, path_name
-from skyreels_jax.core.types import Batch, Params
+from skyreels_jax.core.types import Batch, Params, Rows
 from skyreels_jax.parallel.mesh import BATCH
 from skyreels_jax.parallel.rules import Rules, shardings
 
@@ -71,24 +71,24 @@ class Placement:
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
-    def rows(self, batch: int) -> tuple[int, int]:
-        """Returns (index, groups): of the `groups` equal parts of a batch, cut in order, this
-        process holds number `index`.
+    def rows(self, batch: int, *, process: int | None = None) -> Rows:
+        """Returns which blocks of a batch the devices of a process hold: not always neighbours, for
+        a mesh follows the wires between chips. process: None: this one.
 
         Raises `UserError` where the devices cannot share the clips.
         """
-        sharding, over = NamedSharding(self.mesh, PartitionSpec(BATCH)), self.devices(*BATCH)
+        over = self.devices(*BATCH)
         if batch % over:
             raise UserError(
                 f"a batch of {batch} clips cannot be shared by data x fsdp = {over} devices; "
                 f"legal: multiples of {over}"
             )
-        held = sharding.addressable_devices_indices_map((batch,)).values()
-        rows = sorted({(s.start or 0, batch if s.stop is None else s.stop) for (s,) in held})
-        first, last = rows[0][0], rows[-1][1]
-        if (count := sum(stop - start for start, stop in rows)) != last - first or first % count:
-            raise UserError("the devices of a process hold clips that are not next to each other")
-        return first // count, batch // count
+        process = jax.process_index() if process is None else process
+        where = NamedSharding(self.mesh, PartitionSpec(BATCH)).devices_indices_map((over,))
+        held = {
+            one.start or 0 for device, (one,) in where.items() if device.process_index == process
+        }
+        return Rows(tuple(sorted(held)), over)
 
     def batch(self, local: Batch) -> Batch:
         """Returns the arrays of a batch of which this process has the rows `local`; every device

@@ -11,7 +11,7 @@ import jax
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
-from skyreels_jax.core.types import Params
+from skyreels_jax.core.types import ALL_ROWS, Params, Rows
 from skyreels_jax.core.version import code_version
 from skyreels_jax.parallel.hosts import is_first
 from skyreels_jax.parallel.placement import Placement
@@ -25,9 +25,8 @@ from skyreels_jax.training.step import TrainStep
 from skyreels_jax.training.stop import Stop
 from skyreels_jax.training.writers import Image, open_writers
 
-# (stage, its index, which part of every batch, as in `Placement.rows`) -> iterator with get_state
-# and set_state.
-Loader = Callable[[StageConfig, int, tuple[int, int]], Any]
+# (stage, its index, which rows of every batch) -> iterator with get_state and set_state.
+Loader = Callable[[StageConfig, int, Rows], Any]
 
 
 class FitResult(NamedTuple):
@@ -202,5 +201,5 @@ class _Batches:
     def _open(self, stage: int) -> None:
         self.stage = stage
         said = self.config.stages[stage]
-        rows = (0, 1) if self.placement is None else self.placement.rows(said.batch)
+        rows = ALL_ROWS if self.placement is None else self.placement.rows(said.batch)
         self.iterator = iter(self.loader(said, stage, rows))

@@ -14,6 +14,7 @@ import pytest
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import ALL_ROWS
 from skyreels_jax.data.preferences.distortions import distort
 from skyreels_jax.data.preferences.preferences_dataset_builder import preferences
 from skyreels_jax.data.preferences.records import Preference
@@ -124,7 +125,7 @@ def test_a_run_goes_on_with_its_own_pairs_alone(tmp_path):
 
     def opened():
         recipe, config = resolved(read_config(str(tmp_path / "config.py")), [])
-        return iter(recipe.loader(config)(config.stages[0], 0, (0, 1)))
+        return iter(recipe.loader(config)(config.stages[0], 0, ALL_ROWS))
 
     written(range(16))
     first = opened()

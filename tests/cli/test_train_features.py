@@ -19,6 +19,7 @@ from skyreels_jax.cli.recipes.base import recipe_for
 from skyreels_jax.cli.train import read_config
 from skyreels_jax.core.config import from_dict, to_dict
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import ALL_ROWS, Rows
 from skyreels_jax.data.features.sets import read_features
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.parallel.mesh import MeshConfig
@@ -81,7 +82,7 @@ def settings(config, **changes):
     return recipe, dataclasses.replace(recipe.resolve(values), **changes)
 
 
-def batches(config, count, rows=(0, 1), **changes):
+def batches(config, count, rows=ALL_ROWS, **changes):
     recipe, values = settings(config, **changes)
     stage = dataclasses.replace(values.stages[0], steps=count)
     values = dataclasses.replace(values, stages=(stage,))
@@ -177,7 +178,7 @@ def test_batches_are_of_one_bucket_and_about_as_large(config):
 
 def test_processes_share_every_batch(config):
     whole = batches(config, 12)
-    halves = [batches(config, 12, rows=(index, 2)) for index in range(2)]
+    halves = [batches(config, 12, rows=Rows((index,), 2)) for index in range(2)]
     nulls = [[batch.pop("null_cond") for batch in found] for found in (whole, *halves)]
     jax.tree.map(np.testing.assert_array_equal, nulls[0], nulls[1])
     jax.tree.map(np.testing.assert_array_equal, nulls[0], nulls[2])
@@ -187,7 +188,7 @@ def test_processes_share_every_batch(config):
 def test_a_run_goes_on_in_its_own_order_alone(config, monkeypatch):
     def opened(**mesh):
         recipe, values = settings(config, mesh=MeshConfig(**mesh))
-        return iter(recipe.loader(values)(values.stages[0], 0, (0, 1)))
+        return iter(recipe.loader(values)(values.stages[0], 0, ALL_ROWS))
 
     first = opened(fsdp=8)
     next(first)
@@ -280,7 +281,7 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("data.features=", "stages have a resolution on data.features only"),
         ("model.text_encoder={}", "leave out model.text_encoder"),
         ("data.vae=x", "text_to_video with data.features reads data.features, images, fps"),
-        ("sample_every=5", "of text_to_video without lora, mesh and data.features"),
+        ("sample_every=5", "of text_to_video without lora and data.features"),
         ("data.images=2.0", "data.images is a share of the steps"),
         ("data.fps=30", "no clip has 30 frames a second"),
         ("data.balance={'attribute': 'shape'}", "'shape' does not exist; legal: subject_type"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.types import ALL_ROWS, Rows
 from skyreels_jax.data.loader import CutLatents, Joined, Labelled, RandomCrop, pipeline
 
 
@@ -205,6 +206,18 @@ def test_orders_differ_by_seed_and_empty_sources_are_refused():
     assert not np.array_equal(first, second)
     with pytest.raises(UserError, match="empty"):
         pipeline(Clips(count=0), RandomCrop(frames=0, size=0), batch=1, seed=0)
+
+
+def test_every_process_reads_its_blocks_of_every_batch():
+    def read(rows):
+        data = iter(pipeline(Stored(), CutLatents(NULL, length=3), batch=8, seed=0, rows=rows))
+        return [next(data)["latents"] for _ in range(4)]
+
+    whole = read(ALL_ROWS)
+    for blocks in ((0,), (3,), (0, 2), (1, 2, 3), (0, 1, 2, 3)):
+        rows = [2 * block + row for block in blocks for row in range(2)]
+        for all_, some in zip(whole, read(Rows(blocks, 4)), strict=True):
+            np.testing.assert_array_equal(some, all_[rows])
 
 
 def test_joined_sources_are_one_after_the_other():

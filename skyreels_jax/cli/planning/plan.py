@@ -173,6 +173,7 @@ def _evaluate(
     clips = batch if train else placement.devices("data", "fsdp") // 2 or 1
     remat = config.remat if train else "none"
     if train:
+        placement.rows(batch // config.accumulate)
         training = programs.abstract_training(recipe, config, placement)
         weights = training.state.params
         held = share((training.state.opt_state, training.state.ema))
