@@ -78,7 +78,9 @@ class CheckpointParams:
             *above, name = path.split("/")
             inside = functools.reduce(lambda part, key: part.setdefault(key, {}), above, tree)
             read = functools.partial(self.read, path)
-            inside[name] = Leaf(shape=tuple(leaf.shape), dtype=self.dtype(path), read=read)
+            part = functools.partial(self.part, path)
+            kind = self.dtype(path)
+            inside[name] = Leaf(shape=tuple(leaf.shape), dtype=kind, read=read, part=part)
         return tree
 
     def dtype(self, path: str, index: Index = ()) -> np.dtype:
@@ -94,6 +96,10 @@ class CheckpointParams:
             self._slab = None  # before the next one is read
             self._slab = path, start, self._rows(path, start, start + self._chunk(path))
         return np.asarray(self._slab[2][index[0] - start][index[1:]])
+
+    def part(self, path: str, index: tuple[slice, ...]) -> np.ndarray:
+        """Returns `leaf[index]`; of all chunks, those in which it lies are read."""
+        return self._open(path)[index].read().result()
 
     def _chunk(self, path: str) -> int:
         """Returns how many rows of the first axis a chunk has."""
@@ -129,11 +135,19 @@ def restore_params(path: str | pathlib.Path, like: Params) -> Params:
     return jax.tree.map(placed, found, like)
 
 
-def placed(leaf: Any, like: Any) -> np.ndarray | jax.Array:
-    """Returns an array that may have to be read first: where `like` says, or else numpy's. Of many
-    processes each gives its devices their parts.
+def placed(leaf: Any, like: Any, dtype: Any = None) -> np.ndarray | jax.Array:
+    """Returns an array (that may be a `Leaf`, and read now) where `like` says, or else numpy's; of
+    `dtype`, None: as it is. Of many processes each reads the parts of its devices, if it can.
     """
-    whole, sharding = np.asarray(leaf), getattr(like, "sharding", None)
-    if sharding is None:
-        return whole
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    if (sharding := getattr(like, "sharding", None)) is None:
+        return np.asarray(leaf, dtype)
+    read = getattr(leaf, "part", None) or np.asarray(leaf).__getitem__
+    found: dict[tuple, np.ndarray] = {}
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        key = tuple((one.start, one.stop) for one in index)
+        if key not in found:  # devices may have the same
+            found[key] = np.asarray(read(index), dtype)
+        return found[key]
+
+    return jax.make_array_from_callback(leaf.shape, sharding, part)

@@ -19,12 +19,16 @@ PART_BYTES = 1 << 23  # of small layers several are written at once: each writin
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Leaf:
-    """An array that is not there yet: `cast(read(index))` is `leaf[index]`, in `dtype`."""
+    """An array that is not there yet: `cast(read(index))` is `leaf[index]`, in `dtype`, of layers.
+
+    part: reads `leaf[slices]` and little more, where that can be had; of one that is not cast.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[Index], np.ndarray]
     cast: Callable[[np.ndarray], np.ndarray] = np.asarray
+    part: Callable[[tuple[slice, ...]], np.ndarray] | None = None
 
     @property
     def ndim(self) -> int:

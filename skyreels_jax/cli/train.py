@@ -41,10 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="override a config field by dotted path, such as --set optimizer.learning_rate=1e-3",
+        help="override a config field by dotted path, such as --set ema_decay=0.99",
     )
     parser.add_argument(
         "--export_only", action="store_true", help="export the last checkpoint, train no further"
+    )
+    parser.add_argument(
+        "--no_export",
+        action="store_true",
+        help="end after the last step: a pod need not wait for an export (--export_only, later)",
     )
     parser.add_argument(
         "--export_dtype",
@@ -77,6 +82,8 @@ def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
 
     from skyreels_jax.parallel.hosts import ALONE
 
+    if args.export_only and args.no_export:
+        raise UserError("--export_only and --no_export: give one of them")
     recipe, config = resolved(values, args.set)
     if args.out:
         config = override(config, "out", args.out)
@@ -98,6 +105,8 @@ def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     if not args.export_only and not trainer.train(recipe, config):
         print(STOPPED, file=sys.stderr)
         return args.stopped_code
+    if args.no_export:
+        return 0
     folder = trainer.export(recipe, config, dtype=args.export_dtype)
     print(folder)
     return 0

@@ -4,9 +4,10 @@ The order is a function of (seed, epoch), every random choice one of (seed, posi
 the same whether the run that asks for it was stopped and resumed or not.
 
 Clips in groups (by concept, say) are drawn in fixed proportions: of the first k draws, each group
-has its share, to within two, whatever k is. Each group has epochs of its own, at its own pace: all
-its clips once, in a new order every time. So nothing is left out for good: clips of a group that is
-larger than its share wait longer for their next turn, those of a smaller one come again sooner.
+has its share, to within two and what rounding shares to hundredths of the smallest makes. Each
+group has epochs of its own, at its own pace: all its clips once, in a new order every time. So
+nothing is left out for good: clips of a group that is larger than its share wait longer for their
+next turn, those of a smaller one come again sooner.
 """
 
 import dataclasses

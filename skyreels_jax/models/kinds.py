@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,18 @@ KINDS = {
 TEXT_PARTS = ("vae", "text_encoder", "transformer")
 IMAGE_PARTS = (*TEXT_PARTS, "image_encoder")
 TRAINED = ("transformer", "text_encoder")  # what text-to-video runs train, and checkpoints hold
+
+
+_FLOAT32 = re.compile(
+    r"(.*/)?((head_)?modulation|norm\w*/(scale|bias)|(time_embedder|time_proj|fps_embedder)/.*)"
+)
+
+
+def in_float32(path: str) -> bool:
+    """Returns whether the parameter of transformer or text encoder at `path` is one of those that
+    stay float32 where others are bfloat16: small ones, of what is computed in float32.
+    """
+    return _FLOAT32.fullmatch(path) is not None
 
 
 def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from skyreels_jax.core.errors import UserError
 
@@ -65,6 +66,18 @@ def wait(what: str) -> None:
         # Named processes: these meet at the coordinator, not on the devices, for which a program
         # would have to wait there, and time out, all the while.
         multihost.sync_global_processes(what, timeout=TURN, processes=set(range(count)))
+
+
+def agreed(step: int | None) -> int | None:
+    """Returns what the first process says; all have to ask. A folder that all share need not look
+    the same to all at the same time.
+    """
+    if jax.process_count() == 1:
+        return step
+    from jax.experimental import multihost_utils
+
+    said = multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step))
+    return None if said < 0 else int(said)
 
 
 @contextlib.contextmanager

@@ -77,11 +77,14 @@ class PolicyConfig:
         return re.fullmatch(self.paths, path) is not None
 
 
+MUON = ("learning_rate", "muon_beta", "muon_rms", "muon_coefficients", "muon_iterations")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Muon for matrices and Adam for the rest (or Adam for all), one learning-rate shape for both.
 
-    learning_rate: peak of the matrices'; adam_learning_rate: peak of the rest.
+    learning_rate: peak of the matrices' (of muon alone); adam_learning_rate: peak of the rest.
     warmup_steps: linear up to the peak; then constant; from decay_start (a fraction of all steps) a
     linear or cosine way down to final_scale times the peak.
     muon_rms: root mean square of one Muon update at learning rate 1, whatever the matrix's shape.
@@ -120,6 +123,12 @@ class OptimizerConfig:
             )
         if not 1 <= self.muon_iterations <= 5:
             raise UserError(f"muon_iterations is 1 to 5, got {self.muon_iterations}")
+        plain = {field.name: field.default for field in dataclasses.fields(self)}
+        given = [name for name in MUON if getattr(self, name) != plain[name]]
+        if self.name == "adam" and given:
+            raise UserError(
+                f"optimizer: adam does not read {', '.join(given)}; its rate is adam_learning_rate"
+            )
 
     def policy(self, path: str) -> PolicyConfig:
         """Returns the policy of the parameter at `path`; without one: one that changes nothing."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import ALL_ROWS, Params, Rows
 from skyreels_jax.core.version import code_version
-from skyreels_jax.parallel.hosts import is_first
+from skyreels_jax.parallel.hosts import agreed, is_first
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training import resume
 from skyreels_jax.training.config import StageConfig, TrainConfig
@@ -84,7 +85,7 @@ def fit(
             writers = open_writers(config, folder, step=step) if step < total else []
             meter = Meter(flops=flops, devices=1 if placement is None else placement.mesh.size)
             reporter = Reporter(config, writers, meter, step)
-            watch, compiled = Watch(until, data.get("watched", [])), -1
+            watch, seen, opened = Watch(until, data.get("watched", [])), set(), -1
 
             def save() -> None:
                 reporter.flush()  # no step that a checkpoint has is missing in its rows
@@ -94,11 +95,14 @@ def fit(
 
             with contextlib.closing(reporter):
                 while step < total and not stop.due() and not watch.over():
-                    stage, _ = config.stage_at(step)
-                    first, compiled = stage != compiled, stage
+                    opening, opened = opened, config.stage_at(step)[0]
+                    fresh = meter.paused(state) if opening != opened else contextlib.nullcontext()
+                    with fresh, meter.waiting():
+                        batch, size = batches.next(step)
+                    shapes = str(jax.tree.map(jnp.shape, batch))
+                    first = shapes not in seen
+                    seen.add(shapes)
                     with meter.paused(state) if first else contextlib.nullcontext():
-                        with meter.waiting():
-                            batch, size = batches.next(step)
                         with _on(placement):
                             state, metrics = jitted(state, batch, rest, frozen)
                         if first:  # the compiler's time is no step's
@@ -129,7 +133,7 @@ def _first(
     checkpoints: Checkpoints, config: TrainConfig, like: TrainState, begin: Callable[[], TrainState]
 ) -> tuple[int, TrainState, dict]:
     """Returns the step, the state and the position in the data that a run goes on from."""
-    if (step := checkpoints.latest()) is None:
+    if (step := agreed(checkpoints.latest())) is None:
         return 0, begin(), {}
     _tell_changes(checkpoints, step, config)
     return step, *checkpoints.restore(step, like)

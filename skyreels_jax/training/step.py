@@ -28,6 +28,7 @@ def make_train_step(
     ema_decay: float | None = None,
     accumulate: int = 1,
     compute_dtype: Any = None,
+    kept: Callable[[str], bool] = lambda path: False,
     trained: Callable[[str], bool] | None = None,
 ) -> TrainStep:
     """Returns train_step(state, batch, rest, frozen=None) -> (state, metrics), to be jitted.
@@ -43,7 +44,8 @@ def make_train_step(
     `rest` is an argument: closed over, fixed weights would become constants of the program.
     ema_decay: None leaves state.ema as it is.
     compute_dtype: parameters, `rest` and `frozen` are cast to it for the forward and backward pass
-    only.
+    only, but for those that `kept`, a predicate over their paths, names. So gradients are of that
+    type as well until all are added up; devices exchange them so.
     trained: predicate over parameter paths; no gradient is computed for the others.
     frozen: handed to the objective; any pytree, never donated.
     metrics: "loss", the objective's, "grad_norm" (before clipping), "skipped" (0 or 1); float32
@@ -55,7 +57,7 @@ def make_train_step(
     ) -> tuple[jax.Array, LossOutput]:
         params = _stop_untrained(params, trained)
         if compute_dtype is not None:
-            params, others = (_cast(tree, compute_dtype) for tree in (params, others))
+            params, others = (cast(tree, compute_dtype, kept=kept) for tree in (params, others))
         rest, frozen = others
         out = objective(nnx.merge(graphdef, params, rest), batch, key, frozen=frozen)
         return out.total.astype(jnp.float32), out
@@ -81,11 +83,15 @@ def make_train_step(
     return train_step
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
-    """Returns `tree` with its floating-point leaves of `dtype`."""
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
-    )
+def cast(tree: Any, dtype: Any, *, kept: Callable[[str], bool]) -> Any:
+    """Returns `tree` with its floating-point leaves of `dtype`, but for those at `kept` paths."""
+
+    def one(path: tuple, leaf: jax.Array) -> jax.Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        name = path_name(path).removesuffix("/value")  # of a Variable
+        return leaf.astype(dtype) if floating and not kept(name) else leaf
+
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def _apply(

@@ -125,20 +125,24 @@ def test_parameters_are_read_one_at_a_time_to_where_they_are_to_be(tmp_path, mon
     values = {name: np.random.default_rng(0).random((3, 16), np.float32) for name in "abc"}
     save(tmp_path / "checkpoints", State(values, None, jnp.int32(1)))
     like = {name: jax.ShapeDtypeStruct((3, 16), np.float32, sharding=divided) for name in "abc"}
-    done, read, place = [], CheckpointParams.read, jax.make_array_from_callback
+    done, read, place = [], CheckpointParams.part, jax.make_array_from_callback
 
-    def noted_read(self, path, index=()):
-        done.append(f"read {self._root}/{path}")
-        return read(self, path, index)
+    def noted_part(self, path, index):
+        found = read(self, path, index)
+        done.append(f"read {found.shape} of {self._root}/{path}")
+        return found
 
     def noted_place(*args):
         done.append("place")
         return place(*args)
 
-    monkeypatch.setattr(CheckpointParams, "read", noted_read)
+    monkeypatch.setattr(CheckpointParams, "part", noted_part)
+    monkeypatch.setattr(CheckpointParams, "read", pytest.fail)  # no leaf whole
     monkeypatch.setattr(jax, "make_array_from_callback", noted_place)
     got = restore_params(tmp_path, like)
-    assert done == ["read params/a", "place", "read params/b", "place", "read params/c", "place"]
+    assert done == [
+        said for name in "abc" for said in ("place", *[f"read (3, 2) of params/{name}"] * 8)
+    ]
     for name, leaf in got.items():
         assert leaf.sharding == divided
         np.testing.assert_array_equal(leaf, values[name])

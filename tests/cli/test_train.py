@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes.base import recipe_for
+from skyreels_jax.cli.recipes.text_to_video import TextToVideoRecipe
 from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.core.config import from_dict
 from skyreels_jax.core.errors import UserError
@@ -266,6 +267,12 @@ def test_balanced_fine_tuning_without_the_fps_embedding(runs, capfd):
     config = json.loads((runs / "sft" / "export" / "transformer" / "config.json").read_text())
     assert config["inject_sample_info"] is False
     assert json.loads((runs / "sft" / "export" / "skyreels_jax.json").read_text())["fps"] == 12
+
+
+def test_what_a_run_may_not_become_is_said_before_its_data_are_opened(runs, capfd, monkeypatch):
+    monkeypatch.setattr(TextToVideoRecipe, "loader", pytest.fail)
+    assert main(["train", "--config", str(runs / "video.py"), "--set", "seed=9"]) == 2
+    assert "seed: 0 -> 9: not in a run that is at step 3" in capfd.readouterr().err
 
 
 def test_stale_latents_are_refused(runs, capfd):

@@ -139,4 +139,4 @@ def test_jobsets_find_each_other(path):
     assert args.host_index == 3
     assert args.host_count == job["template"]["spec"]["completions"]
     assert job["template"]["spec"]["completionMode"] == "Indexed"
-    assert [entry["name"] for entry in container["env"]] == ["JOB_COMPLETION_INDEX"]
+    assert "JOB_COMPLETION_INDEX" in {entry["name"] for entry in container["env"]}

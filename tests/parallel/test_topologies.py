@@ -1,4 +1,4 @@
-"""Meshes over the devices of TPU slices, as the TPU compiler describes them; nothing is compiled."""
+"""Meshes over TPU slices, as the TPU compiler describes them; nothing is compiled."""
 
 import json
 import os

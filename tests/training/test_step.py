@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from skyreels_jax.core.rng import stream
+from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.objectives.base import COUNT, LossOutput, report
 from skyreels_jax.training import ema
 from skyreels_jax.training.config import OptimizerConfig, PolicyConfig
@@ -51,6 +52,27 @@ def build(tx=None, **options):
     state = init_state(params, tx, ema=options.get("ema_decay") is not None)
     jitted = jax.jit(step, donate_argnums=0)
     return lambda state, batch: jitted(state, batch, rest), state
+
+
+def test_what_is_kept_is_not_rounded_for_the_forward_pass():
+    seen = {}
+
+    def look(model, batch, key, *, frozen=None):
+        for name, leaf in named_leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param))):
+            seen[name] = leaf.dtype.name
+        seen["frozen"] = [leaf.dtype.name for _, leaf in named_leaves(frozen)]
+        return weighted(model, batch, key)
+
+    graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+    params = nnx.to_pure_dict(params)
+    tx = optax.sgd(0.1)
+    options = {"compute_dtype": jnp.bfloat16, "kept": lambda path: path.endswith("1/bias")}
+    step = make_train_step(look, tx, graphdef, seed=7, **options)
+    state, metrics = jax.jit(step)(init_state(params, tx, ema=False), batch(), rest, params)
+    kinds = {name: "bfloat16" for name, _ in named_leaves(params)} | {"layers/1/bias": "float32"}
+    assert seen == kinds | {"frozen": list(kinds.values())}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    assert np.isfinite(metrics["loss"])
 
 
 def test_accumulation_is_the_exact_weighted_mean():

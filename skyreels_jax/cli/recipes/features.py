@@ -97,6 +97,8 @@ def _drawn(config: TrainConfig, stage: StageConfig, sets: FeatureSets) -> list[D
         raise UserError(
             "data.images: an image is a single latent frame, and diffusion forcing needs several"
         )
+    for bucket in found:
+        _check_tokens(config, bucket)
     multiple = config.accumulate * _sharing(config)
 
     def count(bucket: buckets.Bucket) -> int:
@@ -113,6 +115,18 @@ def _sharing(config: TrainConfig) -> int:
         return 1
     mesh = make_mesh(config.mesh)
     return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def _check_tokens(config: TrainConfig, bucket: buckets.Bucket) -> None:
+    """Raises `UserError` where the devices cannot share the tokens of a frame."""
+    if config.mesh is None:
+        return
+    frame, context = bucket.tokens // bucket.latents[0], make_mesh(config.mesh).shape["context"]
+    if frame % context:
+        raise UserError(
+            f"mesh.context: {context} devices cannot share the {frame} tokens of a frame of "
+            f"{bucket}; legal: divisors of it, and of the other buckets'"
+        )
 
 
 def _check_model(config: TrainConfig, sets: FeatureSets) -> None:

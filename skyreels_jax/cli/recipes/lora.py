@@ -15,9 +15,11 @@ from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.core.types import Params
+from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.parallel.rules import Rules, specs
 from skyreels_jax.pipelines import load
 from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.step import cast
 
 ADAPTER = re.compile(r"(.*)/adapter/(down|up)/kernel")
 
@@ -64,10 +66,11 @@ def adapter_rules(rules: Rules, weights: Params, adapters: Params) -> Rules:
 
 def fixed_weights(config: TrainConfig, like: Any) -> Any:
     """Returns the weights at `config.start`, in the type that is computed in, like `like` (the
-    third of `split`, abstract, and placed where that says). They are held once.
+    third of `split`, abstract, and placed where that says), but for what stays float32. They are
+    held once.
 
     Raises `UserError` as `started` does.
     """
     weights = started(config.start, nnx.to_pure_dict(like), fps=config.data.fps)
-    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, config.compute_dtype), weights)
+    weights = cast(weights, jnp.dtype(config.compute_dtype), kept=in_float32)
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(weights))

@@ -1,5 +1,6 @@
 """From a recipe and a resolved config to a finished run and its export."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -15,17 +16,19 @@ from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.lora import adapter_rules, check_lora, fixed_weights
 from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights, split
 from skyreels_jax.cli.recipes.samples import film_sampler
-from skyreels_jax.cli.recipes.start import check_model, started
+from skyreels_jax.cli.recipes.start import check_model, settled, started
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.files import check_writable
 from skyreels_jax.core.run_folder import is_run
 from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
+from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.parallel import hosts
 from skyreels_jax.parallel.mesh import make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.pipelines.cache import enable_compilation_cache
-from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training import resume
+from skyreels_jax.training.config import ADAPTED, TrainConfig
 from skyreels_jax.training.loop import fit
 from skyreels_jax.training.optimizer import is_trained, make_optimizer
 from skyreels_jax.training.plateau import Plateau
@@ -46,7 +49,8 @@ def train(
 
     reference: whether the objective is given the parameters that it started with, as `frozen`.
     Whatever can be refused, such as checkpoints that would find no room on disk, is refused before
-    data are prepared and anything is compiled. A run that goes on needs its `start` no more.
+    data are prepared and anything is compiled. A run that goes on needs its `start` no more, unless
+    for its reference or for what is below its adapters.
     adapters: with `config.lora`, the folder of a run whose adapters this one begins with; None: it
     begins with new ones.
     until: what ends it before its last step.
@@ -58,9 +62,11 @@ def train(
     placement = placed(recipe, config)
     check_writable(folder)
     graphdef, params, rest = abstract_model(recipe, config, placement)
-    if config.start and not _goes_on(folder):
+    begun, goes_on = config, _goes_on(config)
+    if config.start and (not goes_on or reference or config.lora is not None):
+        begun = dataclasses.replace(config, start=settled(config.start))
         under = params if config.lora is None else nnx.to_pure_dict(rest)
-        check_model(config.start, under, fps=config.data.fps)
+        check_model(begun.start, under, fps=config.data.fps)
     upon = "" if config.lora is None else f" of adapters upon {count_parameters(rest):,}"
     count = f"{count_parameters(params):,} parameters{upon}"
     print(f"{config.kind}: {count}, {config.total_steps} steps")
@@ -73,7 +79,7 @@ def train(
     options["sample"] = film_sampler(config) if config.sample_every else None
     with hosts.in_turn("data"):  # hours; what was wrong has been said
         options["loader"] = recipe.loader(config)
-    first, rest = _begun(recipe, config, (params, rest), adapters, placement)
+    first, rest = _begun(recipe, begun, (params, rest), adapters, placement)
     frozen = jax.device_put(first()) if reference else None
 
     def begin() -> TrainState:
@@ -99,6 +105,7 @@ def make_step(
         ema_decay=config.ema_decay or None,
         accumulate=config.accumulate,
         compute_dtype=None if whole else jnp.dtype(config.compute_dtype),
+        kept=in_float32 if config.kind in ADAPTED else lambda path: False,
         trained=is_trained(config.optimizer),
     )
     return step, tx
@@ -132,10 +139,13 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
     return placement
 
 
-def _goes_on(folder: pathlib.Path) -> bool:
-    """Returns whether there is a checkpoint of the run in `folder`, which is all that it needs."""
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        return checkpoints.latest() is not None
+def _goes_on(config: TrainConfig) -> bool:
+    """Returns whether there is a checkpoint of the run; raises as `resume.changes`."""
+    with Checkpoints(pathlib.Path(config.out) / "checkpoints") as checkpoints:
+        if (step := hosts.agreed(checkpoints.latest())) is None:
+            return False
+        resume.changes(checkpoints.config(step), config, step)
+        return True
 
 
 def _begun(

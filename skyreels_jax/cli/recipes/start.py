@@ -16,6 +16,7 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.fps import fold_fps, tells_fps, without_fps
+from skyreels_jax.parallel import hosts
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.run import run_config, trained_whole
 from skyreels_jax.pipelines.source import ModelSource
@@ -38,7 +39,7 @@ def started(place: str, like: Params, *, fps: int = 0) -> Params:
 
     stored, name = _stored(place, like)
     found = matched(_adapted(stored, like, fold, place=place, fps=fps), like, of=name)
-    return jax.tree.map(lambda leaf, to: placed(np.asarray(leaf, np.float32), to), found, like)
+    return jax.tree.map(lambda leaf, to: placed(leaf, to, np.float32), found, like)
 
 
 def check_model(place: str, like: Params, *, fps: int = 0) -> None:
@@ -48,6 +49,21 @@ def check_model(place: str, like: Params, *, fps: int = 0) -> None:
     check_start(place)
     stored, name = _stored(place, like)
     matched(_adapted(stored, like, without_fps, place=place, fps=fps), like, of=name)
+
+
+def settled(place: str) -> str:
+    """Returns `place`, of a run its newest checkpoint: what it begins with stays the same while the
+    run there goes on, and is the same to all processes.
+
+    Raises `UserError` as `check_start` does.
+    """
+    check_start(place)
+    path = pathlib.Path(place).expanduser()
+    if not is_run(path):
+        return place
+    found = path / "checkpoints" / str(hosts.agreed(int(find_checkpoint(path).name)))
+    print(f"start: {found}")
+    return str(found)
 
 
 def check_start(place: str) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.data.features.manifest import NULL, Made, Shard, complete
 from skyreels_jax.data.features.record import STATES, unpack
 
+OTHER_FILES = 512  # that a run may have open beside features
 UNSTATED = "none"  # the subject type of clips whose captions state none
 
 
@@ -79,6 +81,7 @@ def read_features(folders: Sequence[str | os.PathLike[str]]) -> FeatureSets:
     if made is None or null is None or not shards:
         raise UserError(f"no clips in {', '.join(map(str, folders)) or 'no folder'}")
     every = [shard for found in shards.values() for _, shard in found]
+    _allow_open(len(every))
     return FeatureSets(
         made=made,
         tables={bucket: _table(found) for bucket, found in sorted(shards.items())},
@@ -87,9 +90,27 @@ def read_features(folders: Sequence[str | os.PathLike[str]]) -> FeatureSets:
     )
 
 
+def _allow_open(files: int) -> None:
+    """Lets this process keep so many files open: a shard that was read once stays so.
+
+    Raises `UserError` where the machine does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise UserError(
+            f"{files} files of features, and this machine lets a process open {hard}; raise that "
+            "limit (ulimit -Hn)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _table(shards: Sequence[tuple[pathlib.Path, Shard]]) -> Table:
     return Table(
-        files=tuple(str(path / shard.file) for path, shard in shards),
+        # With its number of records a file is opened when one of them is read.
+        files=tuple(f"{path / shard.file}[0:{len(shard.ids)}]" for path, shard in shards),
         ids=tuple(id for _, shard in shards for id in shard.ids),
         fps=np.concatenate([np.array(shard.fps, int) for _, shard in shards]),
         subject_types=tuple(

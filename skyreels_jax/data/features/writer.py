@@ -25,7 +25,7 @@ from skyreels_jax.data.features.manifest import (
 )
 from skyreels_jax.data.features.record import pack, to_bits
 
-SHARD_BYTES, SHARD_SECONDS = 256 * 2**20, 600.0
+SHARD_BYTES, SHARD_SECONDS = 1024 * 2**20, 1800.0
 OPTIONS = "group_size:1,uncompressed"  # each record by itself; latents are noise to a compressor
 
 
