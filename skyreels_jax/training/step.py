@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -86,7 +87,7 @@ def make_train_step(
 def cast(tree: Any, dtype: Any, *, kept: Callable[[str], bool]) -> Any:
     """Returns `tree` with its floating-point leaves of `dtype`, but for those at `kept` paths."""
 
-    def one(path: tuple, leaf: jax.Array) -> jax.Array:
+    def one(path: tuple, leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         name = path_name(path).removesuffix("/value")  # of a Variable
         return leaf.astype(dtype) if floating and not kept(name) else leaf

@@ -287,7 +287,7 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("data.images=2.0", "data.images is a share of the steps"),
         ("data.fps=30", "no clip has 30 frames a second"),
         ("data.balance={'attribute': 'shape'}", "'shape' does not exist; legal: subject_type"),
-        ("model.transformer.text_dim=64", "text_dim is 64; the features in"),
+        ("model.transformer.text_dim=64", "holds another model: transformer/text_embedder"),
         ("stages=({'steps': 1, 'batch': 2},)", "have a resolution and the frames of the longest"),
         (f"stages=({STAGE.replace('32x48', '541p')},)", "no resolution '541p'"),
         (f"stages=({STAGE.replace('32x48', '64x64')},)", "no features are of 64x64 and up to 65"),
@@ -305,3 +305,9 @@ def test_bad_input_is_one_line(config, tmp_path, capfd, change, message):
 def test_diffusion_forcing_takes_no_images(config):
     with pytest.raises(UserError, match="an image is a single latent frame"):
         batches(config, 1, objective=DiffusionForcing())
+
+
+def test_a_model_that_cannot_read_the_features_is_refused(config, tmp_path, capfd):
+    args = ["train", "--config", str(config), "--out", str(tmp_path / "bad"), "--set", "start="]
+    assert main([*args, "--set", "model.transformer.text_dim=64"]) == 2
+    assert "text_dim is 64; the features in" in capfd.readouterr().err

@@ -83,6 +83,8 @@ class TextToVideoRecipe:
         )
 
     def make(self, config: TrainConfig, rngs: nnx.Rngs, *, mesh: Mesh | None = None) -> TextToVideo:
+        check_text(config)
+        check_blocks(config)
         attend = attention
         if mesh is not None:
             own = {"platform": mesh.devices.flat[0].platform}
@@ -107,8 +109,6 @@ class TextToVideoRecipe:
         return (*rules, *within("text_encoder", SHARDING_RULES))
 
     def loader(self, config: TrainConfig) -> Loader:
-        check_text(config)
-        check_blocks(config)
         if config.data.features:
             return features.loader(config)
         config.data.check_read("text_to_video", READ)
