@@ -13,7 +13,7 @@ Command:  skyreels-jax train --config configs/toy/flow_dpo.py   (after found.py 
               --outdir eval/flow_dpo \\
               --setting "before: model=runs/toy/found/export" \\
               --setting "after: model=runs/toy/flow_dpo/export"
-Hardware: 2 CPU cores, float32: 37 minutes, of which the films take 23.
+Hardware: 2 CPU cores, float32: 46 minutes, of which the films take 27.
 Result:   runs/toy/flow_dpo/export, a diffusers SkyReelsV2Pipeline folder, and the run of each stage
           in stage_1 to stage_3, from which others can start. The export lies four fifths of the way
           from the start model to the last stage: errors of motion (direction, speed, distance from

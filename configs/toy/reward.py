@@ -9,7 +9,7 @@ Commands: skyreels-jax data pairs --data_dir runs/pairs --num_clips 448 --per_cl
           skyreels-jax train --config configs/toy/reward.py
           skyreels-jax evaluate --benchmark reward --model runs/toy/reward --pairs runs/pairs \\
               --films runs/toy/found/export --guidance_scale 1 --inference_steps 15
-Hardware: 2 CPU cores, float32: twins 34 minutes beside other work, films 21, training 7.
+Hardware: 2 CPU cores, float32: twins 30 minutes on one of them, films 22, training 13.
 Result:   runs/toy/reward/export, a folder that skyreels_jax.models.reward.load.load_reward opens.
           Right in 0.969 of 478 held-out pairs of twins; of the films of found.py it prefers what
           the judge does in 0.755 of 253 clear pairs (docs/motion_rl.md).
