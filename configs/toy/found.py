@@ -6,7 +6,7 @@ say. Films made without guidance then differ widely in how they move, and prefer
 to choose from; with guidance, and other faults, they hardly did (docs/log.md).
 
 Command:  skyreels-jax train --config configs/toy/found.py   (after nothing: it starts from "tiny")
-Hardware: 2 CPU cores, float32; 30 minutes on one of them, of which the clips and their latents take 9.
+Hardware: 2 CPU cores, float32; 30 minutes on one of them, 9 for clips and latents.
 Result:   runs/toy/found/export, a diffusers SkyReelsV2Pipeline folder. The first run renders and
           encodes the clips.
 """
