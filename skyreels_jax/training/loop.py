@@ -71,8 +71,7 @@ def fit(
     rest, frozen: of every step, as in `make_train_step`.
     placement: of the state; None: it is on one device.
     flops: operations of a step on a batch.
-    sample: makes a picture of the averaged parameters, if there are any, or else of the others,
-    every `config.sample_every` steps; of many processes the first does.
+    sample: makes a picture of the (averaged) parameters every `config.sample_every` steps.
     """
     jitted = _compiled(train_step, like, placement)
     resolved = to_dict(config)
@@ -99,9 +98,7 @@ def fit(
                     fresh = meter.paused(state) if opening != opened else contextlib.nullcontext()
                     with fresh, meter.waiting():
                         batch, size = batches.next(step)
-                    shapes = str(jax.tree.map(jnp.shape, batch))
-                    first = shapes not in seen
-                    seen.add(shapes)
+                    first = _is_new(batch, seen)
                     with meter.paused(state) if first else contextlib.nullcontext():
                         with _on(placement):
                             state, metrics = jitted(state, batch, rest, frozen)
@@ -114,11 +111,7 @@ def fit(
                     watch.add(metrics)
                     if sample is not None and step % config.sample_every == 0:
                         with meter.paused(state):
-                            averaged = state.params if state.ema is None else state.ema
-                            if placement is not None:
-                                averaged = placement.gathered(averaged)
-                            if is_first():
-                                reporter.image(step, "samples", sample(averaged))
+                            _show(sample, state, placement, reporter, step)
                     if step % config.save_every == 0:
                         save()
                 save()
@@ -127,6 +120,28 @@ def fit(
     if stop.noted == signal.SIGINT and not finished:
         raise KeyboardInterrupt
     return FitResult(state, finished)
+
+
+def _is_new(batch: Any, seen: set[str]) -> bool:
+    """Returns whether the step has not had a batch of these shapes yet, which `seen` then has."""
+    shapes, count = str(jax.tree.map(jnp.shape, batch)), len(seen)
+    seen.add(shapes)
+    return len(seen) > count
+
+
+def _show(
+    sample: Callable[[Params], Image],
+    state: TrainState,
+    placement: Placement | None,
+    reporter: Reporter,
+    step: int,
+) -> None:
+    """Gives `reporter` a picture of the parameters after a step; of many processes the first."""
+    params = state.params if state.ema is None else state.ema
+    if placement is not None:
+        params = placement.gathered(params)
+    if is_first():
+        reporter.image(step, "samples", sample(params))
 
 
 def _first(
