@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from skyreels_jax.cli.recipes.text_to_video import vae_folder
@@ -39,7 +40,7 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
 
     def sample(params: Params) -> Image:
         def read(dtype: str) -> Modules:
-            cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+            cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
             return {name: nnx.merge(graphdefs[name], cast[name]) for name in TRAINED} | {"vae": vae}
 
         source = ModelSource(
