@@ -15,10 +15,9 @@ from flax import nnx
 from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops
 from timing import attempt, milliseconds, tell
 
-from skyreels_jax.kernels.attention import Mask, attention
+from skyreels_jax.kernels.attention import MASKED, Mask, attention
 from skyreels_jax.kernels.attention.api import IMPLEMENTATIONS
 from skyreels_jax.kernels.attention.cudnn import cudnn_refuses
-from skyreels_jax.kernels.attention.mask import MASKED
 from skyreels_jax.kernels.attention.pallas_gpu import Tiles, Tuning, pallas_gpu
 from skyreels_jax.models.dit import flops
 from skyreels_jax.models.dit.config import DiTConfig

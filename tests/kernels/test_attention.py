@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.kernels.attention import Mask, api, attention, attention_lse
+from skyreels_jax.kernels.attention import MASKED, Mask, api, attention, attention_lse
 from skyreels_jax.kernels.attention.chunked import chunked
-from skyreels_jax.kernels.attention.mask import MASKED
 from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu
 from skyreels_jax.kernels.attention.reference import reference
 
@@ -152,10 +151,9 @@ def test_several_dtypes_are_multiplied_in_the_widest():
     assert [x.dtype for x in ours] == [x.dtype for x in (q, k, low, q)]
     wide = [x for x in ours if x.dtype == jnp.float32]
     assert max(map(error, wide, (x for x in truth if x.dtype == jnp.float32))) < 1e-6
+    q, k, v, _ = draw(1, 8, 8, width=64)
     with pytest.raises(NotImplementedError, match="one dtype, not of float32, float32, bfloat16"):
-        attention(
-            *draw(1, 8, 8, width=64)[:2], jnp.zeros((1, 8, 3, 64), "bfloat16"), impl="pallas_tpu"
-        )
+        attention(q, k, v.astype(jnp.bfloat16), impl="pallas_tpu", platform="tpu")
 
 
 def test_no_keys_at_all_and_no_queries():
@@ -167,7 +165,16 @@ def test_no_keys_at_all_and_no_queries():
     for impl in ("chunked", "pallas_tpu"):
         wide = draw(2, 4, 0, width=64)[:3]
         with pytest.raises(NotImplementedError, match="one query and one key or more, not 4 and 0"):
-            attention(*wide, impl=impl)
+            attention(*wide, impl=impl, platform="tpu")
+
+
+@pytest.mark.parametrize(
+    ("impl", "legal"), [("pallas_tpu", "tpu"), ("cudnn", "gpu"), ("pallas_gpu", "gpu")]
+)
+def test_kernels_are_refused_on_other_platforms(impl, legal):
+    q, k, v, _ = draw(1, 4, 4)
+    with pytest.raises(NotImplementedError, match=f"{impl} attention is for {legal}, not for cpu"):
+        attention(q, k, v, impl=impl)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 numbers where jax has an interpreter of them (0.11). With one: everything against reference.
 """
 
+import functools
 import types
 
 import jax
@@ -11,11 +12,10 @@ import pytest
 from flax import nnx
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skyreels_jax.kernels.attention import Mask, attention, attention_lse
+from skyreels_jax.kernels.attention import MASKED, Mask, attention, attention_lse
 from skyreels_jax.kernels.attention.api import choose
 from skyreels_jax.kernels.attention.cudnn import cudnn
 from skyreels_jax.kernels.attention.gpu.parts import Sizes, key_steps, query_steps
-from skyreels_jax.kernels.attention.mask import MASKED
 from skyreels_jax.kernels.attention.pallas_gpu import Tiles, Tuning, pallas_gpu
 from skyreels_jax.kernels.attention.reference import reference
 from skyreels_jax.nn.stack import REMAT, UNROLLED, scan, stack
@@ -110,14 +110,14 @@ def test_refusals_say_why_and_nothing_else_is_tried(impl, dtype, width, mask, wh
     q, k, v, _ = draw(1, 8, 8, width=width, dtype=jnp.bfloat16 if dtype == "mixed" else dtype)
     v = v.astype(jnp.float16) if dtype == "mixed" else v
     with pytest.raises(NotImplementedError, match=f"{impl} attention takes .*{why}"):
-        attention(q, k, v, mask=MASKS[mask](1, 8), impl=impl)
+        attention(q, k, v, mask=MASKS[mask](1, 8), impl=impl, platform="gpu")
 
 
 @pytest.mark.parametrize("impl", ["cudnn", "pallas_gpu"])
 def test_no_queries_and_no_keys_are_refused(impl):
     q, k, v, _ = draw(1, 8, 0)
     with pytest.raises(NotImplementedError, match="one query and one key or more, not 8 and 0"):
-        attention(q, k, v, impl=impl)
+        attention(q, k, v, impl=impl, platform="gpu")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_gpus_that_lack_what_is_used_are_refused(monkeypatch, impl, found, why):
     monkeypatch.setattr(jax, "devices", lambda: [device])
     q, k, v, _ = draw(1, 8, 8)
     with pytest.raises(NotImplementedError, match=why):
-        attention(q, k, v, impl=impl)
+        attention(q, k, v, impl=impl, platform="gpu")
     if impl == "cudnn":
         big = jnp.zeros((1, 1024, 1, 64), jnp.bfloat16)
         assert choose(big, big, big, mask=None, platform="gpu", lse=False) == "chunked"
@@ -144,7 +144,7 @@ def test_gpus_that_lack_what_is_used_are_refused(monkeypatch, impl, found, why):
 def test_scales_that_masks_do_not_survive_are_refused(scale):
     q, k, v, _ = draw(1, 8, 8)
     with pytest.raises(NotImplementedError, match="a scale of 1e-07 or more"):
-        attention(q, k, v, impl="pallas_gpu", scale=scale)
+        attention(q, k, v, impl="pallas_gpu", platform="gpu", scale=scale)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_tiles_that_the_hardware_has_not(wrong):
 def test_cudnn_has_no_sum_of_the_softmax(without_cudnn):
     q, k, v, _ = draw(1, 8, 8)
     with pytest.raises(NotImplementedError, match="does not give the softmax's sum"):
-        attention_lse(q, k, v, impl="cudnn")
+        attention_lse(q, k, v, impl="cudnn", platform="gpu")
 
 
 @pytest.mark.parametrize("platform", ["gpu", "cuda"])
@@ -231,8 +231,9 @@ def test_kernels_lower_for_cuda(width, mask, tuning):
 
 
 def test_lowers_over_devices():
-    heads = {"attend": lambda *a, **o: attention(*a, impl="pallas_gpu", **o)}
-    heads["attend_lse"] = lambda *a, **o: attention_lse(*a, impl="pallas_gpu", **o)
+    named = {"impl": "pallas_gpu", "platform": "cuda"}
+    heads = {"attend": functools.partial(attention, **named)}
+    heads["attend_lse"] = functools.partial(attention_lse, **named)
     q = jnp.zeros((1, 2, 64, 4, 64), jnp.bfloat16)
     for kind in ("ring", "ulysses"):
         over = ContextAttention(

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from skyreels_jax.kernels.attention import Mask, attention
+from skyreels_jax.kernels.attention import MASKED, Mask, attention
 from skyreels_jax.kernels.attention.api import choose
-from skyreels_jax.kernels.attention.mask import MASKED
 from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu
 from skyreels_jax.kernels.attention.reference import reference
 from skyreels_jax.kernels.attention.tpu import tiles
@@ -109,10 +108,10 @@ def test_no_races(capfd):
 def test_what_is_refused():
     q, k, v, _ = draw(1, 8, 8, 32, jnp.float32)
     with pytest.raises(NotImplementedError, match="heads of 64 or 128, not 32"):
-        attention(q, k, v, impl="pallas_tpu")
+        attention(q, k, v, impl="pallas_tpu", platform="tpu")
     q, k, v, _ = draw(1, 8, 8, 64, jnp.float16)
     with pytest.raises(NotImplementedError, match="bfloat16 and float32, not float16"):
-        attention(q, k, v, impl="pallas_tpu")
+        attention(q, k, v, impl="pallas_tpu", platform="tpu")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,14 @@ def test_tpus_that_there_are_no_tiles_for(monkeypatch, kind, impl):
     assert choose(x, x, x, mask=None, platform="tpu", lse=True) == impl
     if impl != "pallas_tpu":
         with pytest.raises(NotImplementedError, match=f"tiles for v5e, .*tpu7x, not for {kind}"):
-            attention(x, x, x, impl="pallas_tpu")
+            attention(x, x, x, impl="pallas_tpu", platform="tpu")
+
+
+def test_several_dtypes_are_not_for_it():
+    x = jnp.zeros((1, 1024, 1, 64), jnp.bfloat16)
+    single = x.astype(jnp.float32)
+    assert choose(x, x, x, mask=None, platform="tpu", lse=True) == "pallas_tpu"
+    assert choose(single, x, x, mask=None, platform="tpu", lse=True) == "chunked"
 
 
 def test_the_kinds_of_tpus_have_their_tiles(monkeypatch):

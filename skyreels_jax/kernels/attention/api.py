@@ -25,6 +25,8 @@ IMPLEMENTATIONS = {
     # Only by name until a GPU has shown it right and fast (benchmarks/h200.sh).
     "pallas_gpu": pallas_gpu,
 }
+GPU = ("gpu", "cuda")
+PLATFORMS = {"pallas_tpu": ("tpu",), "cudnn": GPU, "pallas_gpu": GPU}  # the others: on all
 # Logits per head and sample from which `chunked` is the choice. On two (busy) CPU cores, float32,
 # forward and backward: 16 x 144 tokens x 6 heads x 32: reference 15 ms, chunked 16 ms; 2048 tokens
 # x 12 x 128: reference 5.6 s, chunked 3.7 s (and no L x S array).
@@ -43,7 +45,7 @@ def choose(
     v: Float[Array, "B S N K"],
     *,
     mask: Mask | None,
-    platform: str | None,
+    platform: str,
     lse: bool,
 ) -> str:
     """Returns the name of the implementation for these inputs on `platform`, as `attention` does:
@@ -51,12 +53,11 @@ def choose(
 
     lse: whether the logarithm of the softmax's sum is needed as well.
     """
-    platform = platform or jax.default_backend()
     if q.shape[1] * k.shape[1] < LARGE:
         impl = "reference"
     elif platform == "tpu" and not pallas_tpu_refuses(q, k, v):
         impl = "pallas_tpu"
-    elif platform in ("gpu", "cuda") and not lse and not cudnn_refuses(q, k, v, mask):
+    elif platform in GPU and not lse and not cudnn_refuses(q, k, v, mask):
         impl = "cudnn"
     else:
         impl = "chunked"
@@ -98,8 +99,7 @@ def attention_lse(
     platform: str | None = None,
 ) -> tuple[Float[Array, "B *L N K"], Float[Array, "B *L N"]]:
     """Returns what `attention` does, and the logarithm of the softmax's sum, float32: with it what
-    several sets of keys give can be merged. It is `mask.MASKED`, a number, for queries without
-    keys.
+    several sets of keys give can be merged. It is `MASKED`, a number, for queries without keys.
     """
     return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
 
@@ -118,10 +118,16 @@ def _attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     shape, (q, k, v) = q.shape, (_tokens_in_a_row(x) for x in (q, k, v))
     check(q, k, v, mask)
+    platform = platform or jax.default_backend()
     if impl is None:
         impl = choose(q, k, v, mask=mask, platform=platform, lse=lse)
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention impl {impl!r} is not known{suggest(impl, IMPLEMENTATIONS)}")
+    legal = PLATFORMS.get(impl, (platform,))
+    if platform not in legal:
+        raise NotImplementedError(
+            f"{impl} attention is for {legal[0]}, not for {platform} (platform= says for what)"
+        )
     if lse and impl == "cudnn":
         raise NotImplementedError("cudnn attention does not give the softmax's sum")
     out, total = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
