@@ -83,7 +83,7 @@ class ContextAttention:
 
     def _ring(self, q: Array, k: Array, v: Array, *, mask: Any) -> Array:
         devices = self.mesh.shape["context"]
-        mask = _local(mask, devices)
+        mask = _local(mask, devices, frame=q.shape[2] * devices)
         following = [(i, (i + 1) % devices) for i in range(devices)]
 
         def merged(out: Array, lse: Array, k: Array, v: Array) -> tuple[Array, Array]:
@@ -103,10 +103,17 @@ class ContextAttention:
         return out.astype(q.dtype)
 
 
-def _local(mask: Any, devices: int) -> Any:
-    """Returns the mask between two devices' parts of the frames."""
+def _local(mask: Any, devices: int, *, frame: int) -> Any:
+    """Returns the mask between two devices' parts of the frames; frame: tokens of a whole one."""
     if mask is None:
         return None
     if mask.kv_weight is not None or mask.kv_length is not None:
         raise NotImplementedError("a ring has causal blocks and no other masks of video tokens")
-    return dataclasses.replace(mask, causal_block=mask.causal_block // devices)
+    block = mask.causal_block
+    if block is None:
+        return None
+    if block % frame:
+        raise UserError(
+            f"causal blocks in a ring are of whole frames: multiples of {frame} tokens, not {block}"
+        )
+    return dataclasses.replace(mask, causal_block=block // devices)

@@ -1,16 +1,20 @@
 """Attention: the reference against torch, every other implementation against the reference."""
 
+import functools
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.kernels.attention import Mask, api, attention
+from skyreels_jax.kernels.attention import MASKED, Mask, api, attention, attention_lse
 from skyreels_jax.kernels.attention.chunked import chunked
+from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu
 from skyreels_jax.kernels.attention.reference import reference
 
 SHAPES = {"even": (2, 32, 32), "ragged": (2, 37, 53), "one query": (1, 1, 19)}  # B, L, S
@@ -20,6 +24,8 @@ MASKS = {
     "lengths": lambda b, s: Mask(kv_length=jnp.asarray([s // 2, s][:b])),
     "both": lambda b, s: Mask(kv_weight=_weights(b, s), kv_length=jnp.asarray([s - 3, 5][:b])),
     "causal": lambda b, s: Mask(causal_block=5),
+    "causal, empty": lambda b, s: Mask(causal_block=5, kv_weight=_weights(b, s).at[:, :15].set(0)),
+    "empty": lambda b, s: Mask(kv_length=jnp.asarray([0, s])[:b]),
 }
 
 
@@ -66,21 +72,131 @@ def test_chunked_equals_reference_forward_and_backward(shape, mask):
     truth = run(reference)
     ours = run(chunked, query_chunk=16, key_chunk=16)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(truth), strict=True):
-        assert error(a, b) < 1e-6
+        np.testing.assert_array_equal(a == MASKED, b == MASKED)  # sums of queries without keys
+        assert error(*(jnp.where(b == MASKED, 0.0, x) for x in (a, b))) < 1e-6
 
 
-def test_chunked_equals_reference_in_the_gradient_of_weights():
-    q, k, v, g = draw(*SHAPES["ragged"])
-    weights = _weights(2, 53)
+# Implementations that run on a CPU, with shapes that all of them take.
+ALL = {
+    "reference": reference,
+    "chunked": functools.partial(chunked, query_chunk=16, key_chunk=16),
+    "pallas_tpu": functools.partial(pallas_tpu, interpret=True),
+}
 
-    def run(function, **options):
-        def total(weights):
-            mask = Mask(kv_weight=weights, causal_block=20)
-            return jnp.sum(function(q, k, v, mask=mask, scale=0.3, **options)[0] * g)
 
-        return jax.jit(jax.grad(total))(weights)
+@pytest.mark.parametrize("impl", ALL)
+def test_weights_of_keys_are_counts_without_a_gradient(impl):
+    q, k, v, _ = draw(1, 9, 11, heads=1, width=64)
 
-    assert error(run(chunked, query_chunk=8, key_chunk=16), run(reference)) < 1e-6
+    def total(weights):
+        out, lse = ALL[impl](q, k, v, mask=Mask(kv_weight=weights), scale=0.3)
+        return jnp.sum(jnp.square(out)) + jnp.sum(lse)
+
+    assert not np.any(jax.grad(total)(_weights(1, 11)))
+
+
+@pytest.mark.parametrize("impl", ALL)
+@pytest.mark.parametrize("hide", ["length", "weights", "causal weights"])
+def test_queries_without_keys(impl, hide):
+    """The output is 0, the sum's logarithm `MASKED`, and no gradient comes through either."""
+    q, k, v, g = draw(2, 9, 11, heads=1, width=64)
+    # [clip, query]: all of the first clip, or of its first causal block.
+    empty = np.zeros((2, 9), bool)
+    empty[0, : 4 if hide == "causal weights" else None] = True
+    hidden = jnp.ones((2, 11)).at[0, : 4 if hide == "causal weights" else None].set(0)
+    mask = {
+        "length": Mask(kv_length=jnp.asarray([0, 11])),
+        "weights": Mask(kv_weight=hidden),
+        "causal weights": Mask(kv_weight=hidden, causal_block=4),
+    }[hide]
+
+    def run(q, k, v):
+        return ALL[impl](q, k, v, mask=mask, scale=0.3)
+
+    (out, lse), back = jax.vjp(run, q, k, v)
+    np.testing.assert_array_equal(np.asarray(lse[..., 0]) == np.float32(MASKED), empty)
+    assert not np.any(out[empty]) and np.all(np.isfinite(out))
+    grads = back((g * jnp.asarray(empty)[..., None, None], 3.0 * jnp.asarray(empty)[..., None]))
+    assert all(not np.any(x) for x in grads)  # NaN is something
+    grads = back((g, jnp.ones_like(lse)))
+    assert all(np.all(np.isfinite(x)) for x in grads) and not np.any(grads[0][empty])
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_float32_is_multiplied_as_such(impl):
+    """On accelerators products of float32 are rounded unless they ask, forward and backward."""
+    q, k, v, g = draw(1, 9, 11)
+
+    def total(q, k, v):
+        return jnp.sum(ALL[impl](q, k, v, scale=0.3)[0] * g)
+
+    with jax.default_matmul_precision("default"):
+        text = str(jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, v))
+    told = re.findall(r" precision=\(?([\w.]+)", text)
+    assert len(told) == text.count("dot_general[") >= 6 and set(told) == {"Precision.HIGHEST"}
+
+
+def test_several_dtypes_are_multiplied_in_the_widest():
+    q, k, v, g = draw(2, 37, 53, width=32)
+    low, g = v.astype(jnp.bfloat16), g.astype(jnp.float32)
+
+    def run(impl, q, k, v):
+        def total(q, k, v):
+            out = attention(q, k, v, impl=impl)
+            return jnp.sum(out * g), out
+
+        return jax.tree.leaves(jax.grad(total, (0, 1, 2), has_aux=True)(q, k, v))
+
+    ours, truth = run("chunked", q, k, low), run("reference", q, k, low)
+    assert [x.dtype for x in ours] == [x.dtype for x in (q, k, low, q)]
+    wide = [x for x in ours if x.dtype == jnp.float32]
+    assert max(map(error, wide, (x for x in truth if x.dtype == jnp.float32))) < 1e-6
+    q, k, v, _ = draw(1, 8, 8, width=64)
+    with pytest.raises(NotImplementedError, match="one dtype, not of float32, float32, bfloat16"):
+        attention(q, k, v.astype(jnp.bfloat16), impl="pallas_tpu", platform="tpu")
+
+
+def test_no_keys_at_all_and_no_queries():
+    q, k, v, _ = draw(2, 4, 0)
+    out, lse = attention_lse(q, k, v)
+    assert not np.any(out) and np.all(np.asarray(lse) == np.float32(MASKED))
+    assert not np.any(jax.grad(lambda q: jnp.sum(attention_lse(q, k, v)[1]))(q))
+    assert attention(k, q, q).shape == (2, 0, 3, 8)
+    for impl in ("chunked", "pallas_tpu"):
+        wide = draw(2, 4, 0, width=64)[:3]
+        with pytest.raises(NotImplementedError, match="one query and one key or more, not 4 and 0"):
+            attention(*wide, impl=impl, platform="tpu")
+
+
+@pytest.mark.parametrize(
+    ("impl", "legal"), [("pallas_tpu", "tpu"), ("cudnn", "gpu"), ("pallas_gpu", "gpu")]
+)
+def test_kernels_are_refused_on_other_platforms(impl, legal):
+    q, k, v, _ = draw(1, 4, 4)
+    with pytest.raises(NotImplementedError, match=f"{impl} attention is for {legal}, not for cpu"):
+        attention(q, k, v, impl=impl)
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes are checked as outside of tests: by us alone."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_what_does_not_belong_together_is_refused(unchecked):
+    q, k, v, _ = draw(2, 4, 6)
+    with pytest.raises(UserError, match=r"not q .2, 4, 3, 8., k .2, 6, 2, 8."):
+        attention(q, k[:, :, :2], v[:, :, :2])
+    with pytest.raises(UserError, match=r"kv_weight of the mask is .2, 6. .* not .2, 5."):
+        attention(q, k, v, mask=Mask(kv_weight=jnp.ones((2, 5))))
+    with pytest.raises(UserError, match=r"kv_length of the mask is .2. .* not .1."):
+        attention(q, k, v, mask=Mask(kv_length=jnp.ones(1, int)))
+    with pytest.raises(UserError, match="1 token or more, not 0"):
+        Mask(causal_block=0)
+    with pytest.raises(UserError, match="1 token or more, not 0"):
+        chunked(q, k, v, scale=1.0, query_chunk=0)
 
 
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
@@ -90,20 +206,6 @@ def test_weight_counts_copies(impl):
     copies = [jnp.concatenate([x[:, :1]] + [x[:, 1:2]] * 3, axis=1) for x in (k, v)]
     ours = attention(q, k, v, mask=Mask(kv_weight=weight), impl=impl)
     assert error(ours, attention(q, *copies, impl="reference")) < 1e-6
-
-
-@pytest.mark.parametrize("impl", ["reference", "chunked"])
-def test_rows_without_keys_are_zero_and_have_no_gradient(impl):
-    q, k, v, _ = draw(2, 4, 3)
-    mask = Mask(kv_length=jnp.asarray([0, 3]))
-
-    def run(q, k, v):
-        out = attention(q, k, v, mask=mask, impl=impl)
-        return jnp.sum(jnp.sin(out)), out
-
-    grads, out = jax.grad(run, (0, 1, 2), has_aux=True)(q, k, v)
-    assert not np.any(out[0]) and np.all(np.isfinite(out))
-    assert all(not np.any(x[0]) and np.all(np.isfinite(x)) for x in grads)
 
 
 @pytest.mark.parametrize("impl", ["reference", "chunked"])

@@ -2,6 +2,9 @@
 numbers where jax has an interpreter of them (0.11). With one: everything against reference.
 """
 
+import functools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +12,10 @@ import pytest
 from flax import nnx
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skyreels_jax.kernels.attention import Mask, attention, attention_lse
+from skyreels_jax.kernels.attention import MASKED, Mask, attention, attention_lse
 from skyreels_jax.kernels.attention.api import choose
 from skyreels_jax.kernels.attention.cudnn import cudnn
 from skyreels_jax.kernels.attention.gpu.parts import Sizes, key_steps, query_steps
-from skyreels_jax.kernels.attention.mask import MASKED
 from skyreels_jax.kernels.attention.pallas_gpu import Tiles, Tuning, pallas_gpu
 from skyreels_jax.kernels.attention.reference import reference
 from skyreels_jax.nn.stack import REMAT, UNROLLED, scan, stack
@@ -26,6 +28,10 @@ MASKS = {
     "lengths": lambda b, s: Mask(kv_length=jnp.asarray([0, s - 70, s])[-b:]),
     "weights": lambda b, s: Mask(
         kv_weight=jnp.asarray(np.random.default_rng(1).integers(0, 4, (b, s)), jnp.float32)
+    ),
+    # Keys of the first block count nothing: its queries see none, in tiles that others see.
+    "causal, empty": lambda b, s: Mask(
+        causal_block=72, kv_weight=jnp.asarray(np.arange(s) >= 72, jnp.float32)[None].repeat(b, 0)
     ),
 }
 needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
@@ -45,7 +51,6 @@ def value_and_grads(run, q, k, v, g, *, lse: bool, scale=0.1):
         value = jnp.sum(out.astype(jnp.float32) * g.astype(jnp.float32))
         if not lse:
             return value, (out,)
-        log_sum = jnp.where(log_sum <= MASKED / 2, 0.0, log_sum)
         return value + jnp.sum(jnp.sin(log_sum)), (out, log_sum)
 
     return jax.tree.leaves(jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(q, k, v))
@@ -61,6 +66,9 @@ def check(run, q, k, v, g, *, mask, lse: bool, most: float):
     for a, b in zip(ours, expected, strict=True):
         a, b = (np.asarray(x, np.float64) for x in (a, b))
         assert np.all(np.isfinite(a))
+        empty = b == np.float32(MASKED)  # sums of queries without keys
+        np.testing.assert_array_equal(a[empty], b[empty])
+        a, b = (np.where(empty, 0, x) for x in (a, b))
         assert np.linalg.norm(a - b) <= most * np.linalg.norm(b)
 
 
@@ -94,18 +102,63 @@ def test_cudnn_is_given_what_reference_takes(without_cudnn, mask):
         ("cudnn", jnp.bfloat16, 64, "causal", "nor causal blocks"),
         ("pallas_gpu", jnp.bfloat16, 96, "none", "heads of 64 or 128"),
         ("pallas_gpu", jnp.float32, 64, "none", "not float32"),
+        ("cudnn", "mixed", 64, "none", "one dtype, not of bfloat16, bfloat16, float16"),
+        ("pallas_gpu", "mixed", 64, "none", "one dtype, not of bfloat16, bfloat16, float16"),
     ],
 )
 def test_refusals_say_why_and_nothing_else_is_tried(impl, dtype, width, mask, why):
-    q, k, v, _ = draw(1, 8, 8, width=width, dtype=dtype)
+    q, k, v, _ = draw(1, 8, 8, width=width, dtype=jnp.bfloat16 if dtype == "mixed" else dtype)
+    v = v.astype(jnp.float16) if dtype == "mixed" else v
+    with pytest.raises(NotImplementedError, match=f"{impl} attention takes .*{why}"):
+        attention(q, k, v, mask=MASKS[mask](1, 8), impl=impl, platform="gpu")
+
+
+@pytest.mark.parametrize("impl", ["cudnn", "pallas_gpu"])
+def test_no_queries_and_no_keys_are_refused(impl):
+    q, k, v, _ = draw(1, 8, 0)
+    with pytest.raises(NotImplementedError, match="one query and one key or more, not 8 and 0"):
+        attention(q, k, v, impl=impl, platform="gpu")
+
+
+@pytest.mark.parametrize(
+    ("impl", "found", "why"),
+    [
+        ("cudnn", "7.5", "capability 8.0 or more, not 7.5"),
+        ("cudnn", "gfx90a", "capability 8.0 or more, not gfx90a"),
+        ("pallas_gpu", "8.0", "capability 9.0 .Hopper., not 8.0"),
+        ("pallas_gpu", "10.0", "capability 9.0 .Hopper., not 10.0"),
+    ],
+)
+def test_gpus_that_lack_what_is_used_are_refused(monkeypatch, impl, found, why):
+    device = types.SimpleNamespace(platform="gpu", compute_capability=found)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    q, k, v, _ = draw(1, 8, 8)
     with pytest.raises(NotImplementedError, match=why):
-        attention(q, k, v, mask=MASKS[mask](1, 8), impl=impl)
+        attention(q, k, v, impl=impl, platform="gpu")
+    if impl == "cudnn":
+        big = jnp.zeros((1, 1024, 1, 64), jnp.bfloat16)
+        assert choose(big, big, big, mask=None, platform="gpu", lse=False) == "chunked"
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-9, float("nan")])
+def test_scales_that_masks_do_not_survive_are_refused(scale):
+    q, k, v, _ = draw(1, 8, 8)
+    with pytest.raises(NotImplementedError, match="a scale of 1e-07 or more"):
+        attention(q, k, v, impl="pallas_gpu", platform="gpu", scale=scale)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"consumers": 4}, {"columns": 0}, {"columns": 96}, {"columns": 320}, {"stages": 1}]
+)
+def test_tiles_that_the_hardware_has_not(wrong):
+    with pytest.raises(ValueError, match="columns of 64, 128, 192, 256, 2 stages or more"):
+        Tiles(**wrong)
 
 
 def test_cudnn_has_no_sum_of_the_softmax(without_cudnn):
     q, k, v, _ = draw(1, 8, 8)
     with pytest.raises(NotImplementedError, match="does not give the softmax's sum"):
-        attention_lse(q, k, v, impl="cudnn")
+        attention_lse(q, k, v, impl="cudnn", platform="gpu")
 
 
 @pytest.mark.parametrize("platform", ["gpu", "cuda"])
@@ -113,18 +166,19 @@ def test_choice_on_gpus(platform):
     big = jnp.zeros((1, 1024, 1, 64), jnp.bfloat16)
     single, small = big.astype(jnp.float32), big[:, :64]
 
-    def chosen(x, *, mask=None, lse=False):
-        return choose(x, x, mask=mask, platform=platform, lse=lse)
+    def chosen(x, v=None, *, mask=None, lse=False):
+        return choose(x, x, x if v is None else v, mask=mask, platform=platform, lse=lse)
 
     lengths = Mask(kv_length=jnp.asarray([70]))
     assert chosen(big) == chosen(big, mask=lengths) == "cudnn"
     assert chosen(single) == chosen(big, lse=True) == "chunked"
     assert chosen(big, mask=Mask(causal_block=128)) == "chunked"
+    assert chosen(big, single) == "chunked"  # of several dtypes
     assert chosen(small) == "reference"
 
 
 def sizes(**changes) -> Sizes:
-    base = {"consumers": 2, "rows": 128, "columns": 64, "stages": 2, "scale": 1.0}
+    base = {"consumers": 2, "rows": 128, "columns": 64, "stages": 2, "scale": 1.0, "hidden": MASKED}
     flags = {"causal": None, "weighted": False, "cut": True, "by_memory": False}
     return Sizes(**(base | flags | changes))
 
@@ -177,8 +231,9 @@ def test_kernels_lower_for_cuda(width, mask, tuning):
 
 
 def test_lowers_over_devices():
-    heads = {"attend": lambda *a, **o: attention(*a, impl="pallas_gpu", **o)}
-    heads["attend_lse"] = lambda *a, **o: attention_lse(*a, impl="pallas_gpu", **o)
+    named = {"impl": "pallas_gpu", "platform": "cuda"}
+    heads = {"attend": functools.partial(attention, **named)}
+    heads["attend_lse"] = functools.partial(attention_lse, **named)
     q = jnp.zeros((1, 2, 64, 4, 64), jnp.bfloat16)
     for kind in ("ring", "ulysses"):
         over = ContextAttention(
@@ -221,10 +276,22 @@ INTERPRETER = getattr(plgpu, "InterpretGPUParams", None)
 def test_interpreted_kernels_equal_reference(mask):
     """On CPU with jax's simulation of threads, barriers and copies, races looked for."""
     batch = 2 if mask in ("lengths", "weights") else 1
-    arrays = draw(batch, 200, 150)
+    interpreted(*draw(batch, 200, 150), mask=MASKS[mask](batch, 150))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETER is None, reason="this jax has no interpreter of these kernels")
+@pytest.mark.parametrize("causal", [None, 72])
+def test_interpreted_kernels_without_keys_in_a_padded_tile(causal):
+    """Hidden keys, padding and later blocks in one tile; no key is left."""
+    mask = Mask(kv_length=jnp.asarray([0]), causal_block=causal)
+    interpreted(*draw(1, 130, 100), mask=mask)
+
+
+def interpreted(*arrays, mask):
     run = lambda *a, **o: pallas_gpu(*a, **o, tuning=Tuning(by_memory=True))  # noqa: E731
     with plgpu.force_gpu_interpret_mode(INTERPRETER(detect_races=True)):
-        check(run, *arrays, mask=MASKS[mask](batch, 150), lse=True, most=1e-2)
+        check(run, *arrays, mask=mask, lse=True, most=1e-2)
 
 
 @pytest.mark.gpu
@@ -234,7 +301,7 @@ def test_interpreted_kernels_equal_reference(mask):
 @pytest.mark.parametrize("impl", [cudnn, pallas_gpu])
 def test_on_a_gpu(impl, width, mask):
     arrays = draw(3, 1000, 1100, heads=2, width=width)
-    if impl is cudnn and mask in ("causal", "weights"):
+    if impl is cudnn and mask not in ("none", "lengths"):
         pytest.skip("cudnn refuses it")
     check(impl, *arrays, mask=MASKS[mask](3, 1100), lse=impl is not cudnn, most=2e-2)
 

@@ -1,18 +1,21 @@
 """Our kernels for TPUs, interpreted on a CPU, against the reference."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from skyreels_jax.kernels.attention import Mask, attention
-from skyreels_jax.kernels.attention.mask import MASKED
+from skyreels_jax.kernels.attention import MASKED, Mask, attention
+from skyreels_jax.kernels.attention.api import choose
 from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu
 from skyreels_jax.kernels.attention.reference import reference
 from skyreels_jax.kernels.attention.tpu import tiles
 from skyreels_jax.kernels.attention.tpu.tiles import Passes, Tiles
 
+PASSES = tiles.passes  # as it is outside of these tests
 WIDE = Tiles(q=256, kv=256, part_q=256, part_kv=128, ahead=1)
 TALL = Tiles(q=256, kv=256, part_q=128, part_kv=256, ahead=1)
 
@@ -36,6 +39,7 @@ MASKS = {
     "causal": lambda b, s: Mask(causal_block=70),
     "causal, lengths": lambda b, s: Mask(causal_block=300, kv_length=jnp.asarray([0, s - 50][:b])),
     "weights": lambda b, s: Mask(kv_weight=weights(b, s)),
+    "causal, empty": lambda b, s: Mask(causal_block=70, kv_weight=weights(b, s).at[:, :140].set(0)),
 }
 
 
@@ -53,10 +57,7 @@ def errors(q, k, v, g, *, mask, interpret=True):
         def total(q, k, v):
             out, lse = function(q, k, v, mask=mask, scale=q.shape[-1] ** -0.5, **options)
             out = out.astype(jnp.float32)
-            seen = jnp.where(
-                lse > MASKED / 2, lse, 0.0
-            )  # the reference's gradient of others is odd
-            return jnp.sum(out * g) + jnp.sum(jnp.sin(seen)), (out, lse)
+            return jnp.sum(out * g) + jnp.sum(jnp.sin(lse)), (out, lse)
 
         given = (x.astype(dtype) for x in (q, k, v))
         found = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*given)
@@ -64,7 +65,12 @@ def errors(q, k, v, g, *, mask, interpret=True):
 
     ours, truth = run(pallas_tpu, q.dtype, interpret=interpret), run(reference, jnp.float32)
     assert all(np.all(np.isfinite(x)) for x in ours)
-    return [np.max(abs(a - b)) / np.max(abs(b)) for a, b in zip(ours, truth, strict=True)]
+    found = []
+    for a, b in zip(ours, truth, strict=True):
+        np.testing.assert_array_equal(a == MASKED, b == MASKED)  # sums of queries without keys
+        a, b = (np.where(b == MASKED, 0.0, x) for x in (a, b))
+        found.append(np.max(abs(a - b)) / np.max(abs(b)))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -74,37 +80,66 @@ def errors(q, k, v, g, *, mask, interpret=True):
         ("causal", (1, 600, 600), 128),
         ("causal, lengths", (2, 300, 600), 64),
         ("weights", (1, 200, 300), 128),
+        ("causal, empty", (1, 300, 300), 64),
     ],
 )
 def test_equals_reference_forward_and_backward(mask, shape, width):
     given = draw(*shape, width, jnp.float32)
-    assert max(errors(*given, mask=MASKS[mask](shape[0], shape[2]))) < 1e-5
+    assert np.max(errors(*given, mask=MASKS[mask](shape[0], shape[2]))) < 1e-5
 
 
 def test_scores_too_large_to_go_without_a_maximum():
     given = draw(1, 256, 512, 64, jnp.float32, gain=8.0)
-    assert max(errors(*given, mask=None)) < 1e-4
+    assert np.max(errors(*given, mask=None)) < 1e-4
 
 
 def test_bfloat16():
     given = draw(1, 300, 300, 128, jnp.bfloat16)
-    assert max(errors(*given, mask=Mask(causal_block=100))) < 1e-2
+    assert np.max(errors(*given, mask=Mask(causal_block=100))) < 1e-2
 
 
 def test_no_races(capfd):
     simulated = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
     given = draw(1, 200, 300, 64, jnp.float32)
-    assert max(errors(*given, mask=Mask(causal_block=100), interpret=simulated)) < 1e-5
+    assert np.max(errors(*given, mask=Mask(causal_block=100), interpret=simulated)) < 1e-5
     assert "RACE" not in "".join(capfd.readouterr())
 
 
 def test_what_is_refused():
     q, k, v, _ = draw(1, 8, 8, 32, jnp.float32)
     with pytest.raises(NotImplementedError, match="heads of 64 or 128, not 32"):
-        attention(q, k, v, impl="pallas_tpu")
+        attention(q, k, v, impl="pallas_tpu", platform="tpu")
     q, k, v, _ = draw(1, 8, 8, 64, jnp.float16)
     with pytest.raises(NotImplementedError, match="bfloat16 and float32, not float16"):
-        attention(q, k, v, impl="pallas_tpu")
+        attention(q, k, v, impl="pallas_tpu", platform="tpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "impl"),
+    [("TPU v4", "chunked"), ("TPU v3", "chunked"), ("TPU v5p", "pallas_tpu")],
+)
+def test_tpus_that_there_are_no_tiles_for(monkeypatch, kind, impl):
+    device = types.SimpleNamespace(platform="tpu", device_kind=kind)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    x = jnp.zeros((1, 1024, 1, 64), jnp.float32)
+    assert choose(x, x, x, mask=None, platform="tpu", lse=True) == impl
+    if impl != "pallas_tpu":
+        with pytest.raises(NotImplementedError, match=f"tiles for v5e, .*tpu7x, not for {kind}"):
+            attention(x, x, x, impl="pallas_tpu", platform="tpu")
+
+
+def test_several_dtypes_are_not_for_it():
+    x = jnp.zeros((1, 1024, 1, 64), jnp.bfloat16)
+    single = x.astype(jnp.float32)
+    assert choose(x, x, x, mask=None, platform="tpu", lse=True) == "pallas_tpu"
+    assert choose(single, x, x, mask=None, platform="tpu", lse=True) == "chunked"
+
+
+def test_the_kinds_of_tpus_have_their_tiles(monkeypatch):
+    for kind, chip in tiles.KINDS.items():
+        device = types.SimpleNamespace(platform="tpu", device_kind=kind)
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        assert PASSES(jnp.dtype("bfloat16")) is tiles.TABLE[chip]
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,13 @@ program(jax.grad(total, (0, 1, 2)), x, x, x, n)
 """
 
 DIVIDED = """
+import functools
 from skyreels_jax.parallel.context import QUERIES, ContextAttention
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 
 mesh = make_mesh(MeshConfig(context=4), devices[:4])
 parts = {
-    name: lambda *a, f=f, **k: f(*a, impl="pallas_tpu", **k)
+    name: functools.partial(f, impl="pallas_tpu", platform="tpu")
     for name, f in (("attend", attention), ("attend_lse", attention_lse))
 }
 attend = ContextAttention(mesh=mesh, kind=said["kind"], **parts)

@@ -1,5 +1,7 @@
 """Attention over divided tokens equals attention on one device, forward and backward."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,35 @@ def test_among_video_tokens(kind, mesh, mask):
     check(over(MESHES[mesh], kind), Q, KEY, VALUE, mask)
 
 
+def counted(attend):
+    """`attend` to keys alone whose first number is positive."""
+
+    def run(q, k, v, *, mask=None):
+        weight = (k[..., 0, 0] > 0).reshape(len(k), -1).astype(jnp.float32)
+        return attend(q, k, v, mask=dataclasses.replace(mask or Mask(), kv_weight=weight))
+
+    return run
+
+
+@pytest.mark.parametrize("mask", [None, Mask(causal_block=2 * S)], ids=["full", "causal"])
+def test_a_ring_of_which_most_devices_have_no_keys(mask):
+    """What they give is merged as nothing; the first causal block has no keys on any of them."""
+    counts = jnp.zeros((T, S)).at[2:, jnp.asarray([2, 5])].set(1)
+    keys = KEY.at[..., 0, 0].set(counts - 0.5)
+    ring = ContextAttention(
+        mesh=make_mesh(MESHES["context"]),
+        kind="ring",
+        attend=counted(attention),
+        attend_lse=counted(attention_lse),
+    )
+    ours, expected = (value_and_grads(a, Q, keys, VALUE, mask) for a in (ring, counted(attention)))
+    for a, b in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    (dq, *_), out = ours
+    assert np.any(out[:, 2:]) and np.any(dq[:, 2:])
+    assert mask is None or not (np.any(out[:, :2]) or np.any(dq[:, :2]))
+
+
 @pytest.mark.parametrize("kind", ["ring", "ulysses"])
 def test_to_a_text_whose_tokens_count_differently(kind):
     weight = jnp.asarray([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 7.0]])
@@ -65,6 +96,12 @@ def test_what_cannot_be_divided_is_refused():
         over(MESHES["context"], "ulysses")(Q, KEY, VALUE)
     with pytest.raises(UserError, match="ring attention cannot divide 2 clips over 4"):
         over(MeshConfig(fsdp=4, context=2), "ring")(Q, KEY, VALUE)
+    with pytest.raises(UserError, match="in a ring are .* multiples of 8 tokens, not 12"):
+        over(MESHES["clips too"], "ring")(Q, KEY, VALUE, mask=Mask(causal_block=12))
+
+
+def test_a_mask_that_hides_nothing():
+    check(over(MESHES["clips too"], "ring"), Q, KEY, VALUE, Mask())
 
 
 def test_no_keys_are_gathered():

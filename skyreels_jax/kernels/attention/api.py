@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 
 import jax
 from jaxtyping import Array, Float
@@ -10,6 +11,7 @@ from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.kernels.attention.chunked import chunked
 from skyreels_jax.kernels.attention.cudnn import cudnn, cudnn_refuses
+from skyreels_jax.kernels.attention.inputs import check
 from skyreels_jax.kernels.attention.mask import Mask
 from skyreels_jax.kernels.attention.pallas_gpu import pallas_gpu
 from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu, pallas_tpu_refuses
@@ -23,6 +25,8 @@ IMPLEMENTATIONS = {
     # Only by name until a GPU has shown it right and fast (benchmarks/h200.sh).
     "pallas_gpu": pallas_gpu,
 }
+GPU = ("gpu", "cuda")
+PLATFORMS = {"pallas_tpu": ("tpu",), "cudnn": GPU, "pallas_gpu": GPU}  # the others: on all
 # Logits per head and sample from which `chunked` is the choice. On two (busy) CPU cores, float32,
 # forward and backward: 16 x 144 tokens x 6 heads x 32: reference 15 ms, chunked 16 ms; 2048 tokens
 # x 12 x 128: reference 5.6 s, chunked 3.7 s (and no L x S array).
@@ -38,21 +42,22 @@ def _log_once(impl: str, platform: str) -> None:
 def choose(
     q: Float[Array, "B L N K"],
     k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
     *,
     mask: Mask | None,
-    platform: str | None,
+    platform: str,
     lse: bool,
 ) -> str:
-    """Returns the name of the implementation for these shapes on `platform`, as `attention` does.
+    """Returns the name of the implementation for these inputs on `platform`, as `attention` does:
+    the platform's kernel for many logits if it does not refuse them, or one that takes all.
 
     lse: whether the logarithm of the softmax's sum is needed as well.
     """
-    platform = platform or jax.default_backend()
     if q.shape[1] * k.shape[1] < LARGE:
         impl = "reference"
-    elif platform == "tpu" and not pallas_tpu_refuses(q):
+    elif platform == "tpu" and not pallas_tpu_refuses(q, k, v):
         impl = "pallas_tpu"
-    elif platform in ("gpu", "cuda") and not lse and not cudnn_refuses(q, mask):
+    elif platform in GPU and not lse and not cudnn_refuses(q, k, v, mask):
         impl = "cudnn"
     else:
         impl = "chunked"
@@ -75,8 +80,10 @@ def attention(
     Tokens may have several axes (frames, places), which count as one, in order.
     `scale` defaults to K^-1/2. `impl` None chooses by size and by the platform that it is compiled
     for (None: jax's default) and says so once in the log; a name uses exactly that implementation,
-    which raises `NotImplementedError` with its reason for what it cannot do. An unknown name raises
-    `UserError`.
+    which raises `NotImplementedError` with its reason for what it cannot do. Products of float32
+    are made in float32 everywhere; of several dtypes "reference" and "chunked" take the widest, and
+    the kernels refuse them. Raises `UserError` for an unknown name and for shapes that do not
+    belong together.
     """
     return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=False)[0]
 
@@ -92,12 +99,9 @@ def attention_lse(
     platform: str | None = None,
 ) -> tuple[Float[Array, "B *L N K"], Float[Array, "B *L N"]]:
     """Returns what `attention` does, and the logarithm of the softmax's sum, float32: with it what
-    several sets of keys give can be merged.
+    several sets of keys give can be merged. It is `MASKED`, a number, for queries without keys.
     """
-    out = _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
-    if out[1] is None:
-        raise NotImplementedError(f"{impl} attention does not give the softmax's sum")
-    return out
+    return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
 
 
 def _attention(
@@ -112,10 +116,23 @@ def _attention(
     lse: bool,
 ) -> tuple[Array, Array | None]:
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    shape, (q, k, v) = q.shape, (x.reshape(len(x), -1, *x.shape[-2:]) for x in (q, k, v))
+    shape, (q, k, v) = q.shape, (_tokens_in_a_row(x) for x in (q, k, v))
+    check(q, k, v, mask)
+    platform = platform or jax.default_backend()
     if impl is None:
-        impl = choose(q, k, mask=mask, platform=platform, lse=lse)
+        impl = choose(q, k, v, mask=mask, platform=platform, lse=lse)
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"attention impl {impl!r} is not known{suggest(impl, IMPLEMENTATIONS)}")
+    legal = PLATFORMS.get(impl, (platform,))
+    if platform not in legal:
+        raise NotImplementedError(
+            f"{impl} attention is for {legal[0]}, not for {platform} (platform= says for what)"
+        )
+    if lse and impl == "cudnn":
+        raise NotImplementedError("cudnn attention does not give the softmax's sum")
     out, total = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
     return out.reshape(shape), None if total is None else total.reshape(shape[:-1])
+
+
+def _tokens_in_a_row(x: Float[Array, "B *L N K"]) -> Float[Array, "B L N K"]:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-2]), *x.shape[-2:])

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from skyreels_jax.core.errors import UserError
+from skyreels_jax.kernels.attention.inputs import none_refused, precision
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias, visible
 from skyreels_jax.kernels.attention.residuals import kept
 
@@ -55,19 +57,27 @@ def chunked(
     """Equals `reference` without an L x S array, forward or backward (chunks are recomputed).
 
     query_chunk, key_chunk: tokens of a chunk, at most; causal blocks skip chunks that they hide.
-    Products run in the dtype of q and add up in float32. The running maximum m, sum and output of a
-    query are rescaled by exp(m_old - m_new) as chunks of keys arrive (Milakov, Gimelshein 2018);
-    backward goes by the last of them (Dao et al. 2022, arXiv 2205.14135).
+    Products run in the dtype of q, k and v (of several: in the widest) and add up in float32. The
+    running maximum m, sum and output of a query are rescaled by exp(m_old - m_new) as chunks of
+    keys arrive (Milakov, Gimelshein 2018); backward goes by the last of them (Dao et al. 2022,
+    arXiv 2205.14135). Raises `UserError` for chunks of less than one token, `NotImplementedError`
+    without queries or keys.
     """
+    if query_chunk < 1 or key_chunk < 1:
+        raise UserError(f"chunks have 1 token or more, not {query_chunk} (queries), {key_chunk}")
+    if why := none_refused(q, k):
+        raise NotImplementedError(f"chunked attention {why}")
     plan = _Plan(
         keys=k.shape[1],
         query_chunk=_chunk(q.shape[1], query_chunk),
         key_chunk=_chunk(k.shape[1], key_chunk),
         block=None if mask is None else mask.causal_block,
     )
-    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q * jnp.asarray(scale, q.dtype), k, v))
+    dtype = jnp.result_type(q, k, v)
+    scaled = q.astype(jnp.float32) * scale  # rounded once, and not the scale as well
+    heads_first = (jnp.swapaxes(x.astype(dtype), 1, 2) for x in (scaled, k, v))
     out, lse = _attend(plan, *heads_first, key_bias(mask, length=k.shape[1]))
-    return jnp.swapaxes(out, 1, 2), jnp.swapaxes(lse, 1, 2)
+    return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)
 
 
 def _chunk(length: int, most: int) -> int:
@@ -90,20 +100,20 @@ def _attend(
 def _attend_forward(plan: _Plan, q: Array, k: Array, v: Array, bias: Array | None):
     found = _by_platform(functools.partial(_forward, plan), q, k, v, bias)
     out, total, top = map(kept, found)
-    return (out, top + jnp.log(total)), (q, k, v, bias, out, total, top)
+    lse = jnp.where(_empty(top), MASKED, top + jnp.log(total))
+    return (out, lse), (q, k, v, bias, out, total, top)
 
 
 def _attend_backward(plan: _Plan, saved: tuple, grads: tuple[Array, Array]):
     q, k, v, bias, out, total, top = saved
     grad, grad_lse = grads
-    part = jnp.where(top <= MASKED / 2, 0.0, 1 / total)  # rows without keys weigh nothing
+    part = jnp.where(_empty(top), 0.0, 1 / total)  # queries without keys have no gradient
     grad = grad.astype(jnp.float32) * part[..., None]
     common = jnp.sum(grad * out.astype(jnp.float32), axis=-1) - grad_lse * part
     rows = jnp.stack([top, common], axis=-1)
     run = functools.partial(_backward, plan)
-    dq, dk, dv, dbias = _by_platform(run, q, k, v, bias, grad.astype(q.dtype), rows)
-    dq, dk, dv = (dx.astype(x.dtype) for dx, x in ((dq, q), (dk, k), (dv, v)))
-    return dq, dk, dv, None if bias is None else jnp.sum(dbias, axis=1)
+    grads = _by_platform(run, q, k, v, bias, grad.astype(q.dtype), rows)
+    return *(dx.astype(q.dtype) for dx in grads), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -152,7 +162,8 @@ def _forward(
         start = (jnp.zeros(row), jnp.full(row, MASKED), jnp.zeros(query.shape))
         span = plan.key_chunks(index)
         total, top, out = jax.lax.fori_loop(*span, one_key_chunk, start)
-        return jnp.where(top <= MASKED / 2, 0.0, out / total).astype(q.dtype), total, top
+        total = jnp.where(_empty(top), 1.0, total)
+        return jnp.where(_empty(top), 0.0, out / total).astype(q.dtype), total, top
 
     found = jax.lax.map(one_query_chunk, jnp.arange(q.shape[-2] // plan.query_chunk))
     out, total, top = (_joined(x)[..., :length, :] for x in found)
@@ -167,8 +178,8 @@ def _backward(
     bias: Float[Array, "*R S"] | None,
     grad: Float[Array, "*R L K"],
     rows: Float[Array, "*R L 2"],
-) -> tuple[Array, Array, Array, Array | None]:
-    """Returns the gradients of q, k, v and bias (None without one), float32.
+) -> tuple[Array, Array, Array]:
+    """Returns the gradients of q, k and v, float32.
 
     grad: of the outputs, divided by the sum of the row. rows: its maximum, and what the gradients
     of all its weights have in common.
@@ -182,7 +193,7 @@ def _backward(
         key, value = (_cut(x, position, plan.key_chunk) for x in (k, v))
 
         def one_query_chunk(index: Array, carry: tuple) -> tuple:
-            dq, dk, dv, dbias = carry
+            dq, dk, dv = carry
             query, g, row = (_cut(x, index, plan.query_chunk) for x in (q, grad, rows))
             top, common = jnp.split(row, 2, axis=-1)
             weight = jnp.exp(_logits(plan, index, position, query, k, bias) - top)
@@ -193,21 +204,22 @@ def _backward(
             begin = index * plan.query_chunk
             more = more + jax.lax.dynamic_slice_in_dim(dq, begin, plan.query_chunk, axis=-2)
             dq = jax.lax.dynamic_update_slice_in_dim(dq, more, begin, axis=-2)
-            dbias = None if bias is None else dbias + jnp.sum(dlogits, axis=-2)
-            return dq, dk, dv, dbias
+            return dq, dk, dv
 
         zeros = jnp.zeros(key.shape)
-        start = (dq, zeros, zeros, None if bias is None else zeros[..., 0])
         span = plan.query_chunks(position, count)
-        dq, *own = jax.lax.fori_loop(*span, one_query_chunk, start)
-        return dq, tuple(own)
+        dq, dk, dv = jax.lax.fori_loop(*span, one_query_chunk, (dq, zeros, zeros))
+        return dq, (dk, dv)
 
     chunks = jnp.arange(k.shape[-2] // plan.key_chunk)
-    dq, (dk, dv, dbias) = jax.lax.scan(one_key_chunk, jnp.zeros(q.shape), chunks)
+    dq, (dk, dv) = jax.lax.scan(one_key_chunk, jnp.zeros(q.shape), chunks)
     dk, dv = (_joined(x)[..., :keys, :] for x in (dk, dv))
-    if bias is not None:
-        dbias = _joined(dbias[..., None])[..., :keys, 0]
-    return dq[..., :length, :], dk, dv, dbias
+    return dq[..., :length, :], dk, dv
+
+
+def _empty(top: Float[Array, "*R L"]) -> Bool[Array, "*R L"]:
+    """Returns which queries, with these maxima, have seen no key."""
+    return top <= MASKED / 2
 
 
 def _logits(
@@ -234,8 +246,9 @@ def _logits(
 
 
 def _product(subscripts: str, x: Array, y: Array) -> Array:
-    """Returns a product in the dtype of y, float32."""
-    return jnp.einsum(subscripts, x.astype(y.dtype), y, preferred_element_type=jnp.float32)
+    """Returns a product of numbers of the dtype of y, float32."""
+    given = {"precision": precision(y.dtype), "preferred_element_type": jnp.float32}
+    return jnp.einsum(subscripts, x.astype(y.dtype), y, **given)
 
 
 def _padded(x: Float[Array, "*R L K"], size: int) -> Float[Array, "*R P K"]:

@@ -12,19 +12,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from skyreels_jax.kernels.attention.devices import gpu_capability
+from skyreels_jax.kernels.attention.inputs import kernels_refuse
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias
 from skyreels_jax.kernels.attention.residuals import kept
 
 WIDTHS = (64, 128)  # of a head
 NARROW = ("bfloat16", "float16")
 ROWS = 64  # of queries or keys, of a warpgroup
+WIDEST = 256  # columns of one product
+HOPPER = "9.0"  # compute capability: neither older nor newer GPUs have these products
+LEAST_SCALE = 1e-7  # of which `MASKED` is a float32 before it is applied
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Of one kernel: warpgroups that compute (64 rows each), tokens of a step, buffered steps.
 
-    Raises `ValueError` for what the hardware has not: a step is a product over whole 64 tokens.
+    Raises `ValueError` for what the hardware has not: a step is a product over whole 64 tokens, up
+    to 256.
     """
 
     consumers: int = 2
@@ -32,10 +38,10 @@ class Tiles:
     stages: int = 2
 
     def __post_init__(self):
-        if self.consumers not in (1, 2, 3) or self.columns % ROWS or self.stages < 2:
-            raise ValueError(
-                f"1 to 3 consumers, columns of whole {ROWS}s, 2 stages or more; got {self}"
-            )
+        columns = range(ROWS, WIDEST + 1, ROWS)
+        if self.consumers not in (1, 2, 3) or self.columns not in columns or self.stages < 2:
+            legal = ", ".join(map(str, columns))
+            raise ValueError(f"1 to 3 consumers, columns of {legal}, 2 stages or more; got {self}")
 
     @property
     def rows(self) -> int:
@@ -67,12 +73,13 @@ def pallas_gpu(
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
     """Equals `reference` on Hopper GPUs, for heads of 64 or 128 in 16 bits; gradients flow through
     both results. The products take 16-bit numbers (so does the softmax's result), all else is
-    float32. Tiles that causal blocks or lengths hide are skipped.
+    float32. Tiles that causal blocks or lengths hide are skipped. Raises `NotImplementedError` for
+    other heads, dtypes and GPUs and for scales below 1e-7.
 
     jax's own kernel of this kind refuses causal masks with CUDA 12.8 to 12.9.0, whose assembler
     miscompiles them; no public call tells the version, so it is not checked here.
     """
-    if why := pallas_gpu_refuses(q, mask, scale):
+    if why := pallas_gpu_refuses(q, k, v, scale):
         raise NotImplementedError(f"pallas_gpu attention {why}")
     length, keys = q.shape[1], k.shape[1]
     per_query = math.lcm(tuning.forward.rows, tuning.queries.rows, tuning.keys.columns)
@@ -81,13 +88,16 @@ def pallas_gpu(
     bias = key_bias(mask, length=keys)
     bias = jnp.zeros((q.shape[0], keys), jnp.float32) if bias is None else bias
     more = ((0, 0), (0, k.shape[1] - keys))
-    bias = jnp.pad(jax.lax.stop_gradient(bias) / scale, more, constant_values=MASKED)
+    # The kernels add it before they multiply by scale log2 e, and so does what hides a logit.
+    hidden = MASKED / (scale * math.log2(math.e))
+    bias = jnp.pad(jnp.maximum(bias / scale, hidden), more, constant_values=hidden)
     lengths = jnp.full(q.shape[0], keys, jnp.int32)
     given = None if mask is None else mask.kv_length
     if given is not None:
         lengths = jnp.clip(given, 0, keys).astype(jnp.int32)
     options = {
         "scale": scale,
+        "hidden": hidden,
         "causal": None if mask is None else mask.causal_block,
         "weighted": mask is not None and mask.kv_weight is not None,
         "by_memory": tuning.by_memory,
@@ -98,14 +108,23 @@ def pallas_gpu(
     return out[:, :length], jnp.swapaxes(lse, 1, 2)[:, :length]
 
 
-def pallas_gpu_refuses(q: Float[Array, "B L N K"], mask: Mask | None, scale: float) -> str:
-    """Returns what of these the kernels cannot do; empty where they can."""
+def pallas_gpu_refuses(
+    q: Float[Array, "B L N K"], k: Float[Array, "B S N K"], v: Float[Array, "B S N K"], scale: float
+) -> str:
+    """Returns what of these, or of this process's GPU, the kernels cannot do; empty where they
+    can.
+    """
     if q.shape[-1] not in WIDTHS:
         return f"takes heads of 64 or 128, not {q.shape[-1]}"
     if q.dtype.name not in NARROW:
         return f"takes {' and '.join(NARROW)}, not {q.dtype.name}"
-    if not scale > 0:
-        return f"takes a scale above 0, not {scale}"
+    if not scale >= LEAST_SCALE:
+        return f"takes a scale of {LEAST_SCALE} or more, not {scale}"
+    if why := kernels_refuse(q, k, v):
+        return why
+    found = gpu_capability()
+    if found not in (None, HOPPER):
+        return f"runs on GPUs of compute capability {HOPPER} (Hopper), not {found}"
     return ""
 
 
@@ -144,8 +163,7 @@ def _forward(q, k, v, bias, lengths, tuning: Tuning, static: tuple):
 
     sizes = _sizes(tuning.forward, static)
     out, lse = (kept(x) for x in forward(q, k, v, bias, lengths, sizes=sizes))
-    none = lse <= MASKED / 2
-    natural = jnp.where(none, MASKED, lse * math.log(2))
+    natural = jnp.where(lse <= MASKED / 2, MASKED, lse * math.log(2))
     return (out, natural), (q, k, v, bias, lengths, out, natural)
 
 
@@ -156,7 +174,7 @@ def _backward(tuning: Tuning, static: tuple, needed: tuple, cotangents: tuple):
     dout, dlse = cotangents
     products = dout.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.swapaxes(products.sum(axis=-1), 1, 2) - dlse
-    # Rows without keys: an infinite sum leaves no share to any key.
+    # Queries without keys: an infinite sum leaves no share to any key.
     lse = jnp.where(lse <= MASKED / 2, -MASKED, lse / math.log(2))
     args = (q, k, v, bias, lengths, dout, lse, delta)
     dq = backward_queries(*args, sizes=_sizes(tuning.queries, static))

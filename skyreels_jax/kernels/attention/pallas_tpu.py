@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from skyreels_jax.kernels.attention.devices import tpu_kind
+from skyreels_jax.kernels.attention.inputs import kernels_refuse
 from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias
 from skyreels_jax.kernels.attention.residuals import kept
+from skyreels_jax.kernels.attention.tpu import tiles
 
 WIDTHS = (64, 128)  # of heads
 
@@ -24,17 +27,16 @@ def pallas_tpu(
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
     """Equals `reference` (products in the dtype of q, sums in float32); compiles for TPUs only.
 
-    Raises `NotImplementedError` for heads other than of 64 or 128 and other dtypes than bfloat16
-    and float32. No gradient reaches `kv_weight`. interpret: as `pl.pallas_call` takes it, to run
-    on a CPU, slowly.
+    Raises `NotImplementedError` for heads other than of 64 or 128, other dtypes than bfloat16 and
+    float32, several dtypes, and TPUs that there are no tiles for (v4 and before). interpret: as
+    `pl.pallas_call` takes it, to run on a CPU, slowly.
     """
-    if why := pallas_tpu_refuses(q):
+    if why := pallas_tpu_refuses(q, k, v):
         raise NotImplementedError(f"pallas_tpu attention {why}")
     from skyreels_jax.kernels.attention.tpu.common import LOG2_E, Plan
-    from skyreels_jax.kernels.attention.tpu.tiles import passes
 
     queries, keys = q.shape[1], k.shape[1]
-    fitted, padded_queries, padded_keys = passes(q.dtype).fitted(queries, keys)
+    fitted, padded_queries, padded_keys = tiles.passes(q.dtype).fitted(queries, keys)
     block = None if mask is None else mask.causal_block
     lengths = None if mask is None else mask.kv_length
     weighted = mask is not None and mask.kv_weight is not None
@@ -51,7 +53,7 @@ def pallas_tpu(
     bias = None
     if weighted:
         bias = key_bias(Mask(kv_weight=mask.kv_weight), length=keys)
-        bias = jnp.maximum(jax.lax.stop_gradient(bias) * LOG2_E, MASKED)
+        bias = jnp.maximum(bias * LOG2_E, MASKED)
         bias = _padded(bias, padded_keys, axis=1)
     length = jnp.full(len(q), keys, jnp.int32)
     if lengths is not None:
@@ -66,12 +68,21 @@ def pallas_tpu(
     return jnp.swapaxes(out[:, :, :queries], 1, 2), jnp.swapaxes(lse[:, :, :queries], 1, 2)
 
 
-def pallas_tpu_refuses(q: Float[Array, "B L N K"]) -> str:
-    """Returns what of these the kernels cannot do; empty where they can."""
+def pallas_tpu_refuses(
+    q: Float[Array, "B L N K"], k: Float[Array, "B S N K"], v: Float[Array, "B S N K"]
+) -> str:
+    """Returns what of these, or of this process's TPU, the kernels cannot do; empty where they
+    can.
+    """
     if q.shape[-1] not in WIDTHS:
         return f"takes heads of {' or '.join(map(str, WIDTHS))}, not {q.shape[-1]}"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"takes bfloat16 and float32, not {q.dtype}"
+    if why := kernels_refuse(q, k, v):
+        return why
+    kind = tpu_kind()
+    if kind is not None and kind not in tiles.KINDS:
+        return f"has tiles for {', '.join(tiles.TABLE)}, not for {kind}"
     return ""
 
 

@@ -133,9 +133,9 @@ def _queries(q, dout, lse, delta, dq, scratch, rows, full, steps, *, sizes: Size
             if masked:
                 logits = logits + along(read(bias_ring.at[slot], of_rows=False), shape, 1)
                 if sizes.causal is not None:
-                    column, block = step * jnp.int32(sizes.columns), sizes.causal
+                    column = step * jnp.int32(sizes.columns)
                     logits = hide_later_blocks(
-                        logits, row=rows, column=column, block=block, rows="queries"
+                        logits, sizes, row=rows, column=column, rows="queries"
                     )
             share = jnp.exp2(logits * factor - along(log_sum, shape, 0))
             return share * (given[...] - along(less, shape, 0))
@@ -259,10 +259,8 @@ def _keys(k, v, bias, dk, dv, scratch, rows, length, steps, *, sizes: Sizes) -> 
             if sizes.weighted:
                 logits = logits + along(read(bias_own.at[own], of_rows=True), shape, 0)
             if masked:
-                column, block = step * jnp.int32(sizes.columns), sizes.causal
-                logits = hide_later_blocks(
-                    logits, row=rows, column=column, block=block, rows="keys"
-                )
+                column = step * jnp.int32(sizes.columns)
+                logits = hide_later_blocks(logits, sizes, row=rows, column=column, rows="keys")
             log_sum = along(read(lse_ring.at[slot], of_rows=False), shape, 1)
             share = jnp.exp2(logits * factor - log_sum)
             less = along(read(delta_ring.at[slot], of_rows=False), shape, 1)

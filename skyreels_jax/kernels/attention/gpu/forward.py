@@ -47,8 +47,9 @@ def forward(
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B N L"]]:
     """Returns attention and the logarithm (base 2) of the softmax's sum, `MASKED` without keys.
 
-    L and S are multiples of the tile. bias: to add to the logits, over `scale`; read in tiles that
-    the padding of keys, `lengths` or weights cut.
+    L and S are multiples of the tile. bias: to add to the logits, over `scale`, and
+    `sizes.hidden` for hidden keys; read in tiles that the padding of keys, `lengths` or weights
+    cut.
     """
     batch, length, heads, width = q.shape
     consumers, columns, stages = sizes.consumers, sizes.columns, sizes.stages
@@ -157,9 +158,9 @@ class _Consumer:
         if masked:
             found = found + along(read(self.bias_ring.at[slot], of_rows=False), self.shape, 1)
             if sizes.causal is not None:
-                column, block = step * jnp.int32(sizes.columns), sizes.causal
+                column = step * jnp.int32(sizes.columns)
                 found = hide_later_blocks(
-                    found, row=self.rows, column=column, block=block, rows="queries"
+                    found, sizes, row=self.rows, column=column, rows="queries"
                 )
         give_back(self.k_empty.at[slot], was_read=masked)
         return found, done

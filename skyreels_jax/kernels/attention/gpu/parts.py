@@ -15,8 +15,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skyreels_jax.kernels.attention.mask import MASKED
-
 LOG2E = math.log2(math.e)
 ROWS = 64  # of a warpgroup: those of one wgmma
 # Registers of a thread by the number of consumers: 65,536 of a multiprocessor less the copier's. A
@@ -30,7 +28,8 @@ class Sizes:
     """All that a kernel is compiled for.
 
     rows, columns: tokens of a tile of the grid (a multiple of consumers x 64) and of a step.
-    scale: of the logits. causal: tokens of a causal block. weighted: whether keys have weights.
+    scale: of the logits. hidden: a logit of a hidden key, over `scale`: times scale log2 e it is
+    `MASKED`. causal: tokens of a causal block. weighted: whether keys have weights.
     cut: whether a clip's keys may end within a tile. by_memory: see `multiply`.
     """
 
@@ -39,6 +38,7 @@ class Sizes:
     columns: int
     stages: int
     scale: float
+    hidden: float
     causal: int | None
     weighted: bool
     cut: bool
@@ -175,14 +175,16 @@ def query_steps(sizes: Sizes, tile, tiles: int) -> tuple[jax.Array, jax.Array]:
     return lax.min(some, jnp.int32(tiles)), lax.min(every, jnp.int32(tiles))
 
 
-def hide_later_blocks(x, *, row, column, block: int, rows: str) -> jax.Array:
-    """Returns logits with those of keys in later causal blocks than the query's masked.
+def hide_later_blocks(x, sizes: Sizes, *, row, column, rows: str) -> jax.Array:
+    """Returns logits over `scale` with those of keys in later causal blocks than the query's
+    hidden.
 
     row, column: the tokens of x[0, 0]. rows: "queries" or "keys", the columns being the other.
     """
+    block = sizes.causal
     layout = plgpu.Layout.WGMMA
     place = row + plgpu.broadcasted_iota(jnp.int32, x.shape[:1], 0, layout=layout.reduce(1))
     start = along(lax.div(place, jnp.int32(block)) * jnp.int32(block), x.shape, 0)
     other = column + plgpu.broadcasted_iota(jnp.int32, x.shape, 1, layout=layout)
     seen = other < start + jnp.int32(block) if rows == "queries" else other >= start
-    return jnp.where(seen, x, jnp.float32(MASKED))
+    return jnp.where(seen, x, jnp.float32(sizes.hidden))

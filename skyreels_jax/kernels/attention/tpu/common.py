@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
+from skyreels_jax.kernels.attention.inputs import precision
 from skyreels_jax.kernels.attention.tpu.tiles import VMEM, Passes, Tiles
 
 Scalar = Any  # int, or a traced int32
@@ -92,7 +93,7 @@ def over(a: Scalar, b: int) -> Scalar:
 
 def dot(a: Array, b: Array, contract: tuple[tuple[int], tuple[int]]) -> Array:
     """Returns the product in float32; float32 inputs are not rounded."""
-    exact = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    exact = precision(a.dtype)
     return lax.dot_general(
         a, b, (contract, ((), ())), precision=exact, preferred_element_type=jnp.float32
     )

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
+
+from skyreels_jax.kernels.attention.devices import tpu_kind
 
 LANES = 128
 
@@ -76,14 +77,24 @@ ROWS_256 = Passes(
 SMALL = Tiles(q=512, kv=512, part_q=256, part_kv=256, ahead=1)
 FLOAT32 = Passes(forward=SMALL, dq=SMALL, dkv=SMALL)
 TABLE = {"v5e": ROWS_128, "v5p": ROWS_128, "v6e": ROWS_256, "tpu7x": ROWS_256}
-KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
+KINDS = {  # of devices, as jax calls them
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "TPU7x": "tpu7x",
+}
 VMEM = 32 * 2**20  # bytes a kernel may use, at most; what is spilled counts
 
 
 def passes(dtype: jnp.dtype) -> Passes:
     """Returns the tiles for the TPU of this process; without one (programs that are compiled for
-    a topology) those of v6e, which every chip has room for. float32 has its own everywhere.
+    a topology) those of v6e, which every chip of the table has room for. float32 has its own
+    everywhere. A TPU that is not in the table is refused before this.
     """
     if dtype == jnp.float32:
         return FLOAT32
-    return TABLE.get(KINDS.get(jax.devices()[0].device_kind, ""), ROWS_256)
+    kind = tpu_kind()
+    return ROWS_256 if kind is None else TABLE[KINDS[kind]]
