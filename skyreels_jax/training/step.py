@@ -129,15 +129,19 @@ def _accumulated(gradient, params, batch, key, count: int) -> tuple[Params, Loss
 
     micro = jax.tree.map(dealt, batch)
 
+    # Jitted, it is traced once for its result's shapes and for the loop, whose body is the only
+    # place where the program has it: a first micro-batch outside would be all of it again.
+    @jax.jit
     def one(index, batch):
         return gradient(params, batch, jax.random.fold_in(key, index))
 
-    def body(carry, xs):
-        return jax.tree.map(jnp.add, carry, one(*xs)), None
+    def body(sums, xs):
+        return jax.tree.map(jnp.add, sums, one(*xs)), None
 
-    first = one(0, jax.tree.map(lambda x: x[0], micro))
-    others = (jnp.arange(1, count), jax.tree.map(lambda x: x[1:], micro))
-    return jax.lax.scan(body, first, others)[0]
+    xs = (jnp.arange(count), micro)
+    shapes = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], xs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(body, zeros, xs)[0]
 
 
 def _stop_untrained(params: Params, trained: Callable[[str], bool] | None) -> Params:

@@ -6,6 +6,7 @@ As SkyReels-V2 is trained: VAE and text encoder are frozen, so what they make is
 
 import math
 import pathlib
+from collections.abc import Mapping
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
@@ -17,7 +18,7 @@ from skyreels_jax.data.in_order import InOrder
 from skyreels_jax.data.loader import batches
 from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
-from skyreels_jax.parallel.mesh import BATCH, make_mesh
+from skyreels_jax.parallel.mesh import AXES, BATCH, make_mesh
 from skyreels_jax.pipelines.convert import run_model, write_trained
 from skyreels_jax.pipelines.encoders import encoders_here
 from skyreels_jax.pipelines.generate import MAX_TOKENS, TOKEN_BUCKET
@@ -43,7 +44,8 @@ def loader(config: TrainConfig) -> Loader:
     sets = read_features(folders(config))
     _check_model(config, sets)
     encoders_here(sets.made)  # refuses stale ones; training needs no encoder
-    drawn = [_drawn(config, stage, sets) for stage in config.stages]
+    shape = _mesh_shape(config)
+    drawn = [_drawn(config, stage, sets, shape) for stage in config.stages]
     size = min(-(-(sets.tokens + 1) // TOKEN_BUCKET) * TOKEN_BUCKET, MAX_TOKENS)
     lengths = {"size": size, "max_length": MAX_TOKENS}
     told = ToldClip(tells_fps=config.model.transformer.inject_sample_info, **lengths)
@@ -66,13 +68,15 @@ def loader(config: TrainConfig) -> Loader:
         return InOrder(
             batches=in_turns(datasets, shares, steps=stage.steps, seed=seed),
             order={str(d.bucket): described(d, sets.tables[d.bucket]) for d in drawn[index]},
-            needs=f"the features as they were and data x fsdp = {_sharing(config)} devices",
+            needs=f"the features as they were and data x fsdp = {_sharing(shape)} devices",
         )
 
     return open_stage
 
 
-def _drawn(config: TrainConfig, stage: StageConfig, sets: FeatureSets) -> list[Draw]:
+def _drawn(
+    config: TrainConfig, stage: StageConfig, sets: FeatureSets, shape: Mapping[str, int]
+) -> list[Draw]:
     there = ", ".join(map(str, sets.tables))
     if not (stage.resolution and stage.frames) or stage.size:
         raise UserError(
@@ -98,8 +102,8 @@ def _drawn(config: TrainConfig, stage: StageConfig, sets: FeatureSets) -> list[D
             "data.images: an image is a single latent frame, and diffusion forcing needs several"
         )
     for bucket in found:
-        _check_tokens(config, bucket)
-    multiple = config.accumulate * _sharing(config)
+        _check_tokens(bucket, shape["context"])
+    multiple = config.accumulate * _sharing(shape)
 
     def count(bucket: buckets.Bucket) -> int:
         options = {"batch": stage.batch, "largest": among[-1], "multiple": multiple}
@@ -109,19 +113,19 @@ def _drawn(config: TrainConfig, stage: StageConfig, sets: FeatureSets) -> list[D
     return draws(found, count, images=images, fps=data.fps, balance=data.balance)
 
 
-def _sharing(config: TrainConfig) -> int:
+def _mesh_shape(config: TrainConfig) -> Mapping[str, int]:
+    """Returns how many devices each axis has; one where there is no mesh."""
+    return dict.fromkeys(AXES, 1) if config.mesh is None else make_mesh(config.mesh).shape
+
+
+def _sharing(shape: Mapping[str, int]) -> int:
     """Returns how many devices share the clips of a batch."""
-    if config.mesh is None:
-        return 1
-    mesh = make_mesh(config.mesh)
-    return math.prod(mesh.shape[axis] for axis in BATCH)
+    return math.prod(shape[axis] for axis in BATCH)
 
 
-def _check_tokens(config: TrainConfig, bucket: buckets.Bucket) -> None:
-    """Raises `UserError` where the devices cannot share the tokens of a frame."""
-    if config.mesh is None:
-        return
-    frame, context = bucket.tokens // bucket.latents[0], make_mesh(config.mesh).shape["context"]
+def _check_tokens(bucket: buckets.Bucket, context: int) -> None:
+    """Raises `UserError` where `context` devices cannot share the tokens of a frame."""
+    frame = bucket.tokens // bucket.latents[0]
     if frame % context:
         raise UserError(
             f"mesh.context: {context} devices cannot share the {frame} tokens of a frame of "
