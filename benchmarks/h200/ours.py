@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops
-from timing import attempt, milliseconds, tell
+from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops, grid, rate
+from worker import attempt, milliseconds, tell
 
 from skyreels_jax.kernels.attention import Mask, attention
 from skyreels_jax.kernels.attention.api import IMPLEMENTATIONS
@@ -25,21 +25,14 @@ from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
-from skyreels_jax.training.peaks import peak
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
 
 BF16 = jnp.bfloat16
 ON_GPU = jax.default_backend() == "gpu"
 OURS = ("cudnn", "pallas_gpu") if ON_GPU else ("chunked",)
+KIND = jax.devices()[0].device_kind
 wait = jax.block_until_ready
-
-
-def rate(operations: float, ms: float) -> dict:
-    """Returns TFLOP/s and, where the peak of the device is known, the share of it."""
-    most = peak(jax.devices()[0].device_kind)
-    share = {} if most is None else {"peak_share": operations / (1e-3 * ms * most)}
-    return {"tflops": operations / ms / 1e9, **share}
 
 
 def randomly(like, *, scale: float = 1.0, seed: int = 0):
@@ -204,13 +197,10 @@ def dit_forward(shapes: Shapes, impl: str, frames: int) -> dict:
         return model(latents, times, attention=functools.partial(attention, impl=impl), **cond)
 
     ms = milliseconds(lambda: forward(params, latents), wait, seconds=6)
-    operations = flops.forward_flops(config, grid(shapes, config), text=shapes.text)
+    tokens = grid(shapes, config.patch_size)
+    operations = flops.forward_flops(config, tokens, text=shapes.text)
     # A causal model is another one: its time is not to be compared with diffusers' full attention.
-    return {"ms" if frames == 1 else "causal_ms": ms, **rate(operations, ms)}
-
-
-def grid(shapes: Shapes, config: DiTConfig) -> tuple[int, ...]:
-    return tuple(n // p for n, p in zip(shapes.latents, config.patch_size, strict=True))
+    return {"ms" if frames == 1 else "causal_ms": ms, **rate(operations, ms, KIND)}
 
 
 def train(shapes: Shapes, tiny: bool) -> None:
@@ -244,15 +234,15 @@ def train_step(shapes: Shapes, impl: str, remat: str) -> dict:
         state, metrics = compiled(state, batch, rest)
         return metrics
 
-    ms = milliseconds(run, wait, seconds=12)
+    ms = milliseconds(run, wait, seconds=6)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             metrics = wait(run())
         costs = largest_costs(folder)
     if not np.isfinite(metrics["loss"]):
         raise ArithmeticError(f"the loss is {metrics['loss']}")
-    operations = flops.train_flops(config, grid(shapes, config), text=shapes.text)
-    return {"ms": ms, **rate(operations, ms), "GiB": held / 2**30, "largest": costs}
+    operations = flops.train_flops(config, grid(shapes, config.patch_size), text=shapes.text)
+    return {"ms": ms, **rate(operations, ms, KIND), "GiB": held / 2**30, "largest": costs}
 
 
 def largest_costs(folder: str, count: int = 3) -> list[str]:
@@ -321,7 +311,7 @@ def main() -> None:
     if not tiny and not ON_GPU:
         sys.exit(f"no GPU: jax sees {jax.devices()}; --tiny takes small shapes, on any machine")
     PARTS[name](TINY if tiny else FULL, tiny)
-    tell("device", device=jax.devices()[0].device_kind, jax=jax.__version__)
+    tell("device", device=KIND, jax=jax.__version__)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def run(runner, monkeypatch, tmp_path, *, part="none", fault="pass", only=("dit"
 def test_parts_are_reported_with_their_ratio(runner, monkeypatch, tmp_path, capsys):
     assert run(runner, monkeypatch, tmp_path) == 0
     report = json.loads((tmp_path / "out" / "dit.json").read_text())
-    assert report["best_ratio"] == 0.5 and not report["failures"]
+    assert report["ratio"] == 0.5 and not report["failures"]
     assert [row["side"] for row in report["rows"]] == ["ours", "torch"]
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith('{"part"') for line in lines) == 2
@@ -67,7 +67,7 @@ def test_a_failure_is_loud_and_the_next_part_runs(
     assert run(runner, monkeypatch, tmp_path, part="dit", fault=fault) == 1
     out = capsys.readouterr().out
     assert said in out and "FAILED dit, ours" in out
-    assert json.loads((tmp_path / "out" / "vae.json").read_text())["best_ratio"] == 0.5
+    assert json.loads((tmp_path / "out" / "vae.json").read_text())["ratio"] == 0.5
 
 
 def test_parts_fit_into_eight_minutes(runner):
