@@ -23,6 +23,13 @@ AGREE = 40  # dB
 PROMPT = "A red ring glides slowly to the right in a meadow, close-up."
 
 
+def add_film(made: argparse.ArgumentParser) -> None:
+    """Adds which film is made."""
+    made.add_argument("--model", default="tiny", help="tiny, or a diffusers folder of ours")
+    made.add_argument("--num_frames", type=int, default=33)
+    made.add_argument("--inference_steps", type=int, default=25)
+
+
 def ours(args: argparse.Namespace) -> Cases:
     import skyreels_jax as sr
 
@@ -119,9 +126,7 @@ def psnr(ours: np.ndarray, theirs: np.ndarray) -> tuple[dict, str]:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--model", default="tiny", help="tiny, or a diffusers folder of ours")
-    made.add_argument("--num_frames", type=int, default=33)
-    made.add_argument("--inference_steps", type=int, default=25)
+    add_film(made)
     args = parse(made)
     if args.worker:
         work(args.worker, SIDES, args)

@@ -164,6 +164,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object: plans by program")
     args = parser.parse_args()
     asked, found = list(candidates(args.only)), {}
+    if not asked:
+        parser.error(f"no program has the words {' '.join(args.only)} in its name")
     for index, one in enumerate(asked, 1):
         print(f"{index} of {len(asked)}: {one.program} {' '.join(one.sets)}", file=sys.stderr)
         found.setdefault(one.program, []).append(planned(one, args.out))

@@ -17,10 +17,9 @@ import subprocess
 import sys
 import tempfile
 
+from film import PROMPT, add_film
 from side_by_side import OURS, fresh, parse, parser, show
 from worker import timed
-
-PROMPT = "A red ring glides slowly to the right in a meadow, close-up."
 
 
 def command(flags: list[str], cache: str | None = None) -> list[float]:
@@ -39,13 +38,13 @@ def command(flags: list[str], cache: str | None = None) -> list[float]:
     return [times[0], used - before.children_user - before.children_system]
 
 
-def film(args: argparse.Namespace, folder: str, number: int, *extra: str) -> list[str]:
+def film(args: argparse.Namespace, folder: str, number: int) -> list[str]:
     """Returns the flags of Python that make a film."""
     out = str(pathlib.Path(folder, f"films{number}"))
     sizes = [f"--inference_steps={args.inference_steps}", f"--num_frames={args.num_frames}"]
     model = [] if args.model == "tiny" else ["--model_id", args.model]
     words = ["-m", "skyreels_jax", "generate", "--prompt", PROMPT, "--outdir", out, *model]
-    return [*words, *sizes, *extra]
+    return [*words, *sizes]
 
 
 def in_process(args: argparse.Namespace) -> dict:
@@ -66,9 +65,7 @@ def in_process(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     made = parser(__doc__, runs=3)
-    made.add_argument("--model", default="tiny", help="tiny, or a model folder")
-    made.add_argument("--num_frames", type=int, default=33)
-    made.add_argument("--inference_steps", type=int, default=25)
+    add_film(made)
     args = parse(made)
     if args.worker:
         print(json.dumps(in_process(args)))

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
+COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
 SMALL = "--width 32 --ffn_dim 48 --text_dim 32 --layers 1"
 SCRIPTS = {  # arguments, and keys of the object
     "attention": (
@@ -69,6 +70,28 @@ def test_help_and_table():
     flags, _ = SCRIPTS["attention"]
     done = run("attention", *flags.split(), "--threads", "1", "--runs", "1")
     assert done.returncode == 0 and "of peak" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not COMPILER.exists(), reason="the TPU compiler is not there")
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("text", "--layers 1 --d_model 128 --d_ff 128 --heads 2"),
+        pytest.param("vae", "--base_dim 8 --height 16 --width 16", marks=pytest.mark.slow),
+        pytest.param("dit", f"{SMALL} --grid 1 8 8", marks=pytest.mark.slow),
+        pytest.param("attention", "--tokens 512 --dtype bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_compiles_for_a_tpu_that_is_not_there(script, flags):
+    done = run(script, *flags.split(), "--topology", "v5e:2x2", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["topology"] == "v5e:2x2" and result["cases"]
+    for case in result["cases"].values():
+        assert case["held_gib"] > 0 and case["seconds_at_peak"] > 0
+    if script == "text":
+        done = run(script, *flags.split(), "--topology", "v9:2x2")
+        assert done.returncode == 1 and "no TPU is called 'v9'" in done.stderr
 
 
 def test_an_implementation_of_another_machine_is_a_failure():
