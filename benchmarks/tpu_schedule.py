@@ -215,7 +215,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if not args.json:
         print(
-            "chip   kernel   side    tiles                   bundles  per 2^20    MXU   VALU  spill"
+            f"{'chip':6} {'kernel':8} {'side':7} {'tiles':22} {'bundles':>8} {'per 2^20':>9} "
+            f"{'MXU':>6} {'VALU':>6} {'spill':>6} {'ratio':>6}"
         )
     for case in cases(args):
         rows.append(measure(case, limit=args.limit))

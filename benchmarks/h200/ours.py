@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from operations import operations
 from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops, grid, rate
 from worker import attempt, milliseconds, tell
 
@@ -152,13 +153,13 @@ def both_ways(run, arrays, shapes, *, seen=1.0, parts=("forward", "backward"), t
         ms["forward"] = milliseconds(lambda: forward(*arrays[:3]), wait, seconds=1.0)
         found |= {} if tuned or seen < 1 else {"ms": ms["forward"]}
         found |= {"forward_ms": ms["forward"]}
-        found |= {"forward_tflops": seen * todo["forward"] / ms["forward"] / 1e9}
+        found |= rate(seen * todo["forward"], ms["forward"], KIND, name="forward_")
     if "backward" in parts:
         total = milliseconds(lambda: both(*arrays), wait, seconds=1.0)
         found |= {"both_ms": total}
         if not tuned:
             back = max(total - ms["forward"], 1e-6)
-            found |= {"backward_tflops": seen * todo["backward"] / back / 1e9}
+            found |= rate(seen * todo["backward"], back, KIND, name="backward_")
     return found
 
 
@@ -198,9 +199,9 @@ def dit_forward(shapes: Shapes, impl: str, frames: int) -> dict:
 
     ms = milliseconds(lambda: forward(params, latents), wait, seconds=6)
     tokens = grid(shapes, config.patch_size)
-    operations = flops.forward_flops(config, tokens, text=shapes.text)
+    todo = flops.forward_flops(config, tokens, text=shapes.text)
     # A causal model is another one: its time is not to be compared with diffusers' full attention.
-    return {"ms" if frames == 1 else "causal_ms": ms, **rate(operations, ms, KIND)}
+    return {"ms" if frames == 1 else "causal_ms": ms, **rate(todo, ms, KIND)}
 
 
 def train(shapes: Shapes, tiny: bool) -> None:
@@ -241,8 +242,8 @@ def train_step(shapes: Shapes, impl: str, remat: str) -> dict:
         costs = largest_costs(folder)
     if not np.isfinite(metrics["loss"]):
         raise ArithmeticError(f"the loss is {metrics['loss']}")
-    operations = flops.train_flops(config, grid(shapes, config.patch_size), text=shapes.text)
-    return {"ms": ms, **rate(operations, ms, KIND), "GiB": held / 2**30, "largest": costs}
+    todo = flops.train_flops(config, grid(shapes, config.patch_size), text=shapes.text)
+    return {"ms": ms, **rate(todo, ms, KIND), "GiB": held / 2**30, "largest": costs}
 
 
 def largest_costs(folder: str, count: int = 3) -> list[str]:
@@ -283,17 +284,19 @@ def decode(shapes: Shapes, chunk: int) -> dict:
         return nnx.merge(graphdef, params).decode_chunk(latents, cache)
 
     def run():
-        cache, frames, first = None, [], 1
-        for start in range(0, latents.shape[1], chunk):
-            start, size = (0, 1) if start == 0 else (first + start - chunk, chunk)
-            made, cache = part(params, latents[:, start : start + size], cache)
+        made, cache = part(params, latents[:, :1], None)
+        frames = [made]
+        for start in range(1, latents.shape[1], chunk):
+            made, cache = part(params, latents[:, start : start + chunk], cache)
             frames.append(made)
         return frames
 
     count = sum(f.shape[1] for f in jax.eval_shape(run))
     if count != 4 * shapes.latents[0] - 3:
         raise AssertionError(f"{count} frames were decoded")
-    return {"ms": milliseconds(run, wait, seconds=4), "frames": count}
+    ms = milliseconds(run, wait, seconds=4)
+    todo = operations(lambda params, x: nnx.merge(graphdef, params).decode(x), params, latents)
+    return {"ms": ms, "frames": count, **rate(todo, ms, KIND)}
 
 
 PARTS = {

@@ -54,9 +54,9 @@ def sdpa(shapes: Shapes, backend) -> dict:
     return {
         "ms": ms,
         "forward_ms": ms,
-        "forward_tflops": todo["forward"] / ms / 1e9,
+        **rate(todo["forward"], ms, KIND, name="forward_"),
         "both_ms": total,
-        "backward_tflops": todo["backward"] / back / 1e9,
+        **rate(todo["backward"], back, KIND, name="backward_"),
     }
 
 

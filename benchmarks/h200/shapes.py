@@ -65,10 +65,13 @@ def grid(shapes: Shapes, patch_size: Sequence[int]) -> tuple[int, ...]:
     return tuple(n // p for n, p in zip(shapes.latents, patch_size, strict=True))
 
 
-def rate(operations: float, ms: float, kind: str) -> dict[str, float]:
-    """Returns TFLOP/s and, where the peak of the kind of device is known, the share of it."""
+def rate(operations: float, ms: float, kind: str, *, name: str = "") -> dict[str, float]:
+    """Returns TFLOP/s and, where the peak of the kind of device is known, the share of it.
+
+    name: before the names of both.
+    """
     from skyreels_jax.training.peaks import peak
 
     most = peak(kind)
-    share = {} if most is None else {"peak_fraction": operations / (1e-3 * ms * most)}
-    return {"tflops": operations / ms / 1e9, **share}
+    share = {} if most is None else {f"{name}peak_fraction": operations / (1e-3 * ms * most)}
+    return {f"{name}tflops": operations / ms / 1e9, **share}

@@ -27,17 +27,19 @@ def runner(monkeypatch):
     return module
 
 
-def run(runner, monkeypatch, tmp_path, *, part="none", fault="pass", only=("dit", "vae")):
+def run(runner, monkeypatch, tmp_path, *, part="none", fault="pass", flags=()):
     """Runs parts whose processes are small scripts; returns the exit status."""
     for name, ms in {"ours": 2.0, "torch": 4.0}.items():
         text = SIDE.format(part=part if name == "ours" else "none", fault=fault, ms=ms)
         (tmp_path / runner.FILES[name]).write_text(text)
     monkeypatch.setattr(runner, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["main.py", "--only", *only, "--out", str(tmp_path / "out")])
+    given = ["--only", "dit", "vae", "--out", str(tmp_path / "out"), *flags]
+    monkeypatch.setattr(sys, "argv", ["main.py", *given])
     try:
         runner.main()
     except SystemExit as error:
-        return error.code
+        assert "FAILED" in error.code  # said on stderr, with the status 1
+        return 1
     return 0
 
 
@@ -48,6 +50,14 @@ def test_parts_are_reported_with_their_ratio(runner, monkeypatch, tmp_path, caps
     assert [row["side"] for row in report["rows"]] == ["ours", "torch"]
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith('{"part"') for line in lines) == 2
+
+
+def test_json_is_one_object(runner, monkeypatch, tmp_path, capsys):
+    assert run(runner, monkeypatch, tmp_path, flags=["--json"]) == 0
+    said = capsys.readouterr()
+    reports = json.loads(said.out)
+    assert {name: report["ratio"] for name, report in reports.items()} == {"dit": 0.5, "vae": 0.5}
+    assert "ours / torch 0.5" in said.err
 
 
 @pytest.mark.parametrize(

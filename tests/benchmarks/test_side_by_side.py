@@ -7,9 +7,14 @@ import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+from film import psnr  # noqa: E402
+from topology import refusal  # noqa: E402
+
 SCRIPT = """
 '''About.'''
 import os, sys, time
@@ -141,3 +146,19 @@ def test_sides_that_differ_are_a_failure(run, ours, said, flags):
     assert done.returncode == 1 and f"FAILED {said}" in done.stderr
     if flags:
         assert json.loads(done.stdout)["failures"][0].startswith(said)
+
+
+def test_two_films_are_no_comparison():
+    film = np.full((1, 5, 4, 4, 3), 100, np.uint8)
+    assert psnr(film, film)[1] == ""
+    values, wrong = psnr(film, film + 1)
+    assert values["psnr_db"] == pytest.approx(48.13, abs=0.01) and not wrong
+    assert "agree to 28.1 dB alone" in psnr(film, film + 10)[1]
+    assert "shapes" in psnr(film, film[:, :1])[1]
+
+
+def test_a_refusal_is_no_other_error():
+    assert refusal(NotImplementedError("heads of 64 only\nand more")) == "heads of 64 only"
+    assert refusal(RuntimeError("RESOURCE_EXHAUSTED: vmem")) == "RESOURCE_EXHAUSTED: vmem"
+    with pytest.raises(TypeError, match="a mistake"):
+        refusal(TypeError("a mistake"))
