@@ -21,7 +21,14 @@ from side_by_side import OURS, add_dtype, compare, parse, parser, show
 from topology import add_topology, refusal, show_compiled
 from worker import Case, Cases, work
 
-HOMES = {"pallas_tpu": "tpu", "cudnn": "gpu", "pallas_gpu": "gpu"}  # the others run anywhere
+# All implementations, and the platform that each is for; None: any.
+HOMES = {
+    "reference": None,
+    "chunked": None,
+    "pallas_tpu": "tpu",
+    "cudnn": "gpu",
+    "pallas_gpu": "gpu",
+}
 BACKWARD = 3.5  # products with the gradients: seven against two
 
 
@@ -40,10 +47,10 @@ def functions(args: argparse.Namespace) -> dict[str, tuple[Callable, int, float]
     """Returns (function, how many arrays it takes, operations) of all implementations."""
     import jax
 
-    from skyreels_jax.kernels.attention import IMPLEMENTATIONS, attention
+    from skyreels_jax.kernels.attention import attention
 
     found = {}
-    for impl in [args.impl] if args.impl else IMPLEMENTATIONS:
+    for impl in [args.impl] if args.impl else HOMES:
         call = functools.partial(attention, impl=impl)
         if args.topology:
             call = functools.partial(call, platform="tpu")
@@ -65,7 +72,7 @@ def ours(args: argparse.Namespace) -> Cases:
     cases: dict[str, Case] = {}
     for name, (function, count, operations) in functions(args).items():
         compiled = jax.jit(function)
-        taken, home = arrays[:count], HOMES.get(name.split()[0])
+        taken, home = arrays[:count], HOMES[name.split()[0]]
         if home not in (None, jax.default_backend()):
             cases[name] = Case(None, refused=f"it is for a {home.upper()} alone")
             continue
@@ -120,9 +127,11 @@ def main() -> None:
     made.add_argument("--heads", type=int, default=12)
     made.add_argument("--head_dim", type=int, default=128)
     made.add_argument("--batch", type=int, default=1)
-    made.add_argument("--impl", help="one implementation instead of all")
+    made.add_argument("--impl", choices=HOMES, help="one implementation instead of all")
     add_topology(made)
     args = parse(made)
+    if args.topology and HOMES.get(args.impl) == "gpu":
+        made.error(f"--impl {args.impl} is for a GPU alone")
     if args.worker:
         work(args.worker, SIDES, args)
         return
@@ -147,7 +156,7 @@ def abstract(args: argparse.Namespace) -> dict:
     return {
         name: (function, (shape,) * count, operations)
         for name, (function, count, operations) in functions(args).items()
-        if HOMES.get(name.split()[0], "tpu") == "tpu"
+        if HOMES[name.split()[0]] in (None, "tpu")
     }
 
 

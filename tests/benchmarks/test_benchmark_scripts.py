@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from skyreels_jax.kernels import attention
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
 SMALL = "--width 32 --ffn_dim 48 --text_dim 32 --layers 1"
@@ -92,6 +94,11 @@ def test_compiles_for_a_tpu_that_is_not_there(script, flags):
     if script == "text":
         done = run(script, *flags.split(), "--topology", "v9:2x2")
         assert done.returncode == 1 and "no TPU is called 'v9'" in done.stderr
+
+
+def test_every_implementation_of_attention_is_compared():
+    known = ",".join(attention.IMPLEMENTATIONS)
+    assert f"{{{known}}}" in run("attention", "--help").stdout
 
 
 def test_an_implementation_of_another_machine_is_a_failure():
