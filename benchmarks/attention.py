@@ -5,8 +5,9 @@ python benchmarks/attention.py --topology v5p:2x2x1 --tokens 32768 --dtype bfloa
 
 "backward" is the output and the gradients of q, k and v. The share of the peak counts the products
 of attention: 4 L L N K operations forward, three and a half times as many with the gradients (what
-is computed again is not counted). An implementation that refuses says why. --topology compiles for
-a TPU that is not there instead: memory, and the seconds of these operations at the chip's peak.
+is computed again is not counted). An implementation that refuses says why. `ratio` is that of the
+fastest implementation, forward; `backward_ratio` likewise. --topology compiles for a TPU that is
+not there instead: memory, and the seconds of these operations at the chip's peak.
 Needs the extra "test" (torch).
 """
 
@@ -15,25 +16,19 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from side_by_side import (
-    OURS,
-    PEAK,
-    Case,
-    Cases,
-    add_device,
-    compare,
-    compiled_for,
-    first_line,
-    jax_matmul,
-    numpy_of,
-    parser,
-    show,
-    show_compiled_table,
-    torch_device,
-    torch_matmul,
-    work,
-)
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul
+from side_by_side import OURS, add_dtype, compare, parse, parser, show
+from topology import add_topology, refusal, show_compiled
+from worker import Case, Cases, work
 
+# All implementations, and the platform that each is for; None: any.
+HOMES = {
+    "reference": None,
+    "chunked": None,
+    "pallas_tpu": "tpu",
+    "cudnn": "gpu",
+    "pallas_gpu": "gpu",
+}
 BACKWARD = 3.5  # products with the gradients: seven against two
 
 
@@ -52,10 +47,10 @@ def functions(args: argparse.Namespace) -> dict[str, tuple[Callable, int, float]
     """Returns (function, how many arrays it takes, operations) of all implementations."""
     import jax
 
-    from skyreels_jax.kernels.attention import IMPLEMENTATIONS, attention
+    from skyreels_jax.kernels.attention import attention
 
     found = {}
-    for impl in [args.impl] if args.impl else IMPLEMENTATIONS:
+    for impl in [args.impl] if args.impl else HOMES:
         call = functools.partial(attention, impl=impl)
         if args.topology:
             call = functools.partial(call, platform="tpu")
@@ -77,11 +72,14 @@ def ours(args: argparse.Namespace) -> Cases:
     cases: dict[str, Case] = {}
     for name, (function, count, operations) in functions(args).items():
         compiled = jax.jit(function)
-        taken = arrays[:count]
+        taken, home = arrays[:count], HOMES[name.split()[0]]
+        if home not in (None, jax.default_backend()):
+            cases[name] = Case(None, refused=f"it is for a {home.upper()} alone")
+            continue
         try:
             jax.block_until_ready(compiled(*taken))
-        except Exception as error:  # what a kernel cannot do, compilers say in their own ways
-            cases[name] = Case(None, refused=first_line(error))
+        except Exception as error:  # noqa: BLE001  others than refusals are raised again
+            cases[name] = Case(None, refused=refusal(error))
             continue
 
         def run(compiled=compiled, taken=taken) -> np.ndarray:
@@ -124,36 +122,42 @@ SIDES = {OURS: ours, "torch": torch_side}
 
 def main() -> None:
     made = parser(__doc__)
-    add_device(made)
+    add_dtype(made)
     made.add_argument("--tokens", type=int, default=2048)
     made.add_argument("--heads", type=int, default=12)
     made.add_argument("--head_dim", type=int, default=128)
     made.add_argument("--batch", type=int, default=1)
-    made.add_argument("--impl", help="one implementation instead of all")
-    made.add_argument("--topology", help="compile for this TPU, run nothing")
-    args = made.parse_args()
+    made.add_argument("--impl", choices=HOMES, help="one implementation instead of all")
+    add_topology(made)
+    args = parse(made)
+    if args.topology and HOMES.get(args.impl) == "gpu":
+        made.error(f"--impl {args.impl} is for a GPU alone")
     if args.worker:
         work(args.worker, SIDES, args)
         return
     if args.topology:
-        show_compiled(args)
+        show_compiled(args, abstract(args))
         return
     result = compare(__file__, SIDES, args)
-    for impl, way in (name.split() for name in list(result["cases"])):
-        if (ratio := result["cases"][f"{impl} {way}"].get("ratio")) is not None:
-            result.setdefault("ratio", {}).setdefault(impl, {})[way] = ratio
+    for way, key in (("forward", "ratio"), ("backward", "backward_ratio")):
+        cases = (case for name, case in result["cases"].items() if name.endswith(way))
+        ratios = [case["ratio"] for case in cases if "ratio" in case]
+        if not ratios:
+            result["failures"].append(f"{way}: every implementation refused")
+        result[key] = min(ratios, default=None)
     show(result, args)
 
 
-def show_compiled(args: argparse.Namespace) -> None:
+def abstract(args: argparse.Namespace) -> dict:
+    """Returns the programs to compile, their arguments and operations by name."""
     import jax
 
     shape = jax.ShapeDtypeStruct((args.batch, args.tokens, args.heads, args.head_dim), args.dtype)
-    programs = {
+    return {
         name: (function, (shape,) * count, operations)
         for name, (function, count, operations) in functions(args).items()
+        if HOMES[name.split()[0]] in (None, "tpu")
     }
-    show_compiled_table(compiled_for(args.topology, programs), args)
 
 
 if __name__ == "__main__":

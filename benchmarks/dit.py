@@ -4,7 +4,8 @@ python benchmarks/dit.py [--width 1536] [--layers 2] [--grid 8 16 16] [--dtype f
 python benchmarks/dit.py --topology v5p:2x2x1 --dtype bfloat16 --layers 30 --grid 25 34 60
 
 The same random weights; the defaults are the widths of 1.3B, two layers, 2,048 tokens. A training
-step is the gradient of a mean square and plain descent. --compile adds torch.compile (forward).
+step is the gradient of a mean square and plain descent. `ratio` is that of the forward pass,
+`train_ratio` that of the step. --compile adds torch.compile (forward).
 --topology compiles for a TPU that is not there instead: memory, and seconds at the chip's peak.
 Needs the extra "test" (diffusers and torch).
 """
@@ -14,38 +15,13 @@ import pathlib
 import tempfile
 
 import numpy as np
-from side_by_side import (
-    OURS,
-    PEAK,
-    Case,
-    Cases,
-    add_device,
-    compare,
-    compiled_for,
-    jax_matmul,
-    numpy_of,
-    parser,
-    show,
-    show_compiled_table,
-    torch_device,
-    torch_matmul,
-    torch_wait,
-    work,
-)
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul, torch_wait
+from side_by_side import OURS, add_dtype, compare, parse, parser, show
+from topology import add_topology, show_compiled
+from transformer import add_sizes, config_of, write
+from worker import Case, Cases, work
 
-HEAD, RATE = 128, 1e-9
-
-
-def config_of(args: argparse.Namespace):
-    from skyreels_jax.models.dit.config import DiTConfig
-
-    return DiTConfig(
-        num_attention_heads=max(args.width // HEAD, 1),
-        attention_head_dim=min(HEAD, args.width),
-        text_dim=args.text_dim,
-        ffn_dim=args.ffn_dim,
-        num_layers=args.layers,
-    )
+RATE = 1e-9  # of descent
 
 
 def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,16 +126,13 @@ def torch_compiled(args: argparse.Namespace) -> Cases:
 
 def main() -> None:
     made = parser(__doc__)
-    add_device(made)
-    made.add_argument("--width", type=int, default=1536, help=f"a multiple of {HEAD}, or less")
-    made.add_argument("--ffn_dim", type=int, default=8960)
-    made.add_argument("--text_dim", type=int, default=4096)
-    made.add_argument("--layers", type=int, default=2)
+    add_dtype(made)
+    add_sizes(made, layers=2)
     made.add_argument("--grid", type=int, nargs=3, default=(8, 16, 16), metavar=("T", "H", "W"))
     made.add_argument("--text", type=int, default=512, help="tokens of the text (default 512)")
     made.add_argument("--compile", action="store_true", help="torch.compile as well")
-    made.add_argument("--topology", help="compile for this TPU, run nothing")
-    args = made.parse_args()
+    add_topology(made)
+    args = parse(made)
     sides = {OURS: ours, "torch": torch_side}
     if args.compile:
         sides["torch_compile"] = torch_compiled
@@ -167,20 +140,18 @@ def main() -> None:
         work(args.worker, sides, args)
         return
     if args.topology:
-        show_compiled(args)
+        show_compiled(args, abstract(args))
         return
-    from skyreels_jax.models import layout
-    from skyreels_jax.testing.micro import random_params
-
-    config = config_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        layout.save_component(folder, "transformer", config, random_params("transformer", config))
+        write(folder, args)
         result = compare(__file__, sides, args, flags=["--folder", folder])
-    result["ratio"] = {name: case["ratio"] for name, case in result["cases"].items()}
+    result["ratio"] = result["cases"]["forward"]["ratio"]
+    result["train_ratio"] = result["cases"]["train step"]["ratio"]
     show(result, args)
 
 
-def show_compiled(args: argparse.Namespace) -> None:
+def abstract(args: argparse.Namespace) -> dict:
+    """Returns the programs to compile, their arguments and operations by name."""
     import jax
     import jax.numpy as jnp
 
@@ -189,12 +160,11 @@ def show_compiled(args: argparse.Namespace) -> None:
     config = config_of(args)
     graphdef, params = abstract_model("transformer", config)
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
-    abstract = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in inputs(args)]
-    made = {
-        name: (function, (params, *abstract), operations)
+    arrays = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in inputs(args)]
+    return {
+        name: (function, (params, *arrays), operations)
         for name, (function, operations) in programs(args, graphdef, config).items()
     }
-    show_compiled_table(compiled_for(args.topology, made), args)
 
 
 if __name__ == "__main__":

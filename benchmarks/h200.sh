@@ -16,7 +16,8 @@ if ls "$wheels"/*.whl >/dev/null 2>&1; then
         --target "$site" "$wheels"/*.whl
     PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+# benchmarks/ is there for worker.py, which times and reports.
+export PYTHONPATH="$root:$root/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
 # The parts take turns on one GPU: none may hold what it does not use.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false TF_CPP_MIN_LOG_LEVEL=3 PYTHONUNBUFFERED=1
 "$python" "$root/benchmarks/h200/main.py" "$@"

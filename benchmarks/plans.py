@@ -17,10 +17,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from topology import compiler_variables
+
 ROOT = pathlib.Path(__file__).parents[1]
 GIB = 2**30
 CONFIGS = {"540p": "pretrain_540p", "720p": "sft_720p"}
-COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"  # where `make test` puts it
 
 
 class Candidate(NamedTuple):
@@ -114,7 +115,7 @@ def planned(one: Candidate, out: pathlib.Path) -> dict[str, Any]:
     config = ROOT / "configs" / "film" / f"{CONFIGS[one.resolution]}.py"
     flags = ["--config", f"{config}:{one.size}", "--topology", one.topology, "--step", one.step]
     flags += [word for change in one.sets for word in ("--set", change)]
-    env = os.environ | ({"TPU_LIBRARY_PATH": str(COMPILER)} if COMPILER.exists() else {})
+    env = os.environ | compiler_variables()
     command = [sys.executable, "-m", "skyreels_jax", "plan", "--json", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=False)
     if done.returncode not in (0, 1):  # 1: it does not fit
@@ -163,6 +164,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object: plans by program")
     args = parser.parse_args()
     asked, found = list(candidates(args.only)), {}
+    if not asked:
+        parser.error(f"no program has the words {' '.join(args.only)} in its name")
     for index, one in enumerate(asked, 1):
         print(f"{index} of {len(asked)}: {one.program} {' '.join(one.sets)}", file=sys.stderr)
         found.setdefault(one.program, []).append(planned(one, args.out))

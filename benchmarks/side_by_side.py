@@ -1,13 +1,16 @@
-"""What the benchmarks share: sides that take turns, peaks, memory, one table and one JSON object.
+"""The pair: sides that take turns, medians, ratios, one table and one JSON object.
 
 A side is a function of the arguments that returns its cases by name. Each side lives in a process
-of its own and they run one case after the other in turns, so that a machine whose speed drifts is
-the same for all. Ratios are medians over neighbouring turns, ours / peer (below 1: ours is faster),
-by the clock and by the time of all processors, which others on the machine blur less.
+of its own (`worker`), with the same processors, and they run one case after the other in turns, so
+that a machine whose speed drifts is the same for all. Ratios are medians over neighbouring turns,
+ours / peer (below 1: ours is faster), by the clock and by the time of all processors, which others
+on the machine blur less. A side that ends early, or sides whose results differ, are a failure: it
+is said, and the exit status is 1.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -15,26 +18,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from machine import PEAK, processors, use_processors
+from worker import Side
 
 OURS = "ours"
-PEAK = "matmul"  # the case that says what the machine can do
-
-
-class Case(NamedTuple):
-    """Something to time: `run()` returns when it is done, with an array or None; or why not."""
-
-    run: Callable[[], Any] | None
-    flops: float | None = None
-    refused: str = ""
-
-
-Cases = Mapping[str, Case]
-Side = Callable[[argparse.Namespace], Cases]
+# How far results may differ, relative to the largest value; float32 with rounded products (TF32).
+TOLERANCE = {"float32": 1e-2, "bfloat16": 1e-1}
+# Says how two arrays agree, as values for the table, and what is wrong with that (or nothing).
+Agreement = Callable[[np.ndarray, np.ndarray], tuple[dict[str, float], str]]
 
 
 def parser(about: str, *, runs: int = 5) -> argparse.ArgumentParser:
@@ -43,69 +38,74 @@ def parser(about: str, *, runs: int = 5) -> argparse.ArgumentParser:
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--runs", type=int, default=runs, help=f"turns of each side (default {runs})")
+    made.add_argument(
+        "--threads", type=int, default=processors(), help="processors of each side (default: all)"
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.add_argument("--worker", help=argparse.SUPPRESS)
     made.add_argument("--folder", help=argparse.SUPPRESS)
     return made
 
 
-def add_device(made: argparse.ArgumentParser, *, dtype: bool = True) -> None:
-    """Adds what scripts with a torch side take."""
-    made.add_argument("--threads", type=int, default=2, help="torch's threads (default 2)")
-    if dtype:
-        made.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+def add_dtype(made: argparse.ArgumentParser) -> None:
+    """Adds the type of numbers that both sides compute in."""
+    made.add_argument("--dtype", default="float32", choices=TOLERANCE)
 
 
-def clocks() -> tuple[float, float]:
-    """Returns the time by the clock and that of this process on all processors, in seconds."""
-    return time.perf_counter(), time.process_time()
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Returns the arguments; this process and its workers have the processors they say."""
+    args = made.parse_args()
+    if args.runs < 1:
+        made.error(f"--runs {args.runs}: at least one")
+    use_processors(args.threads)
+    return args
 
 
-def timed(run: Callable[[], Any]) -> tuple[list[float], Any]:
-    """Returns [seconds, processor seconds] of `run`, and what it gave."""
-    begin = clocks()
-    found = run()
-    return [b - a for a, b in zip(begin, clocks(), strict=True)], found
+class Worker:
+    """A process that runs the cases of a side. cases: [operations or None, why refused] by name."""
 
+    def __init__(self, script: str, side: str, flags: Sequence[str]):
+        self._side = side
+        self._process = subprocess.Popen(
+            [sys.executable, script, *flags, "--worker", side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Sides may share a GPU: none may hold what it does not use.
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        )
+        self.cases: dict[str, list] = self._answer("it began")
 
-def work(side: str, sides: Mapping[str, Side], args: argparse.Namespace) -> None:
-    """Is the process of a side: says its cases, then runs those that stdin names."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
-    cases = dict(sides[side](args))
-    for case in cases.values():
-        if case.run is not None:
-            case.run()  # compiles
-    told = {name: [case.flops, case.refused] for name, case in cases.items()}
-    print(json.dumps(told), file=answers, flush=True)
-    for line in sys.stdin:
-        name, path = json.loads(line)
-        times, found = timed(cases[name].run)
-        if path and isinstance(found, np.ndarray):
-            np.save(path, found)
-        print(json.dumps(times), file=answers, flush=True)
+    def run(self, case: str, path: str) -> list[float]:
+        """Returns [seconds, processor seconds]; what it gave, if an array, goes to `path`, if any.
+
+        Raises `SystemExit` where the process has ended.
+        """
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            print(json.dumps([case, path]), file=self._process.stdin, flush=True)
+        return self._answer(case)
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self, doing: str) -> Any:
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        status = self._process.wait()
+        raise SystemExit(f"{self._side} ended ({status}) at: {doing}; its error is above")
 
 
 @contextlib.contextmanager
-def workers(script: str, sides: Mapping[str, Side], flags: Sequence[str]) -> Iterator[dict]:
-    """Gives (process, cases) by side; ends the processes."""
-    made = {}
-    try:
+def workers(script: str, sides: Sequence[str], flags: Sequence[str]) -> Iterator[dict[str, Worker]]:
+    """Gives the processes by side, and ends them."""
+    with contextlib.ExitStack() as stack:
+        made = {}
         for side in sides:  # one after the other: compilers need the machine for themselves
-            process = subprocess.Popen(
-                [sys.executable, script, *flags, "--worker", side],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            made[side] = process, {}
-            if not (line := process.stdout.readline()):
-                raise SystemExit(f"{side} failed to start; its error is above")
-            made[side][1].update(json.loads(line))
+            made[side] = Worker(script, side, flags)
+            stack.callback(made[side].close)
         yield made
-    finally:
-        for process, _ in made.values():
-            process.stdin.close()
-            process.wait()
 
 
 def compare(
@@ -114,44 +114,44 @@ def compare(
     args: argparse.Namespace,
     *,
     flags: Sequence[str] = (),
-    agreement: Callable[[np.ndarray, np.ndarray], dict] | None = None,
+    agreement: Agreement | None = None,
 ) -> dict:
     """Runs all cases of all sides in turns; returns the result that `show` prints.
 
-    flags: for the processes, behind those of this one. agreement: what to say of the arrays of a
-    case of ours and of the first other side; by default their largest difference, relative.
+    flags: for the processes, behind those of this one. agreement: of the arrays of a case of ours
+    and of the first other side; by default their largest difference, within `TOLERANCE`.
     """
-    agreement = agreement or difference
+    most = TOLERANCE[getattr(args, "dtype", "float32")]
+    agreement = agreement or functools.partial(difference, most=most)
     peer = next(side for side in sides if side != OURS)
-    found: dict[str, dict] = {}
+    result: dict[str, Any] = {"peer": peer, "threads": args.threads, "cases": {}, "failures": []}
     with (
         tempfile.TemporaryDirectory() as scratch,
-        workers(script, sides, [*sys.argv[1:], *flags]) as made,
+        workers(script, list(sides), [*sys.argv[1:], *flags]) as made,
     ):
-        told = {side: cases for side, (_, cases) in made.items()}
+        told = {side: worker.cases for side, worker in made.items()}
         for name in dict.fromkeys(name for cases in told.values() for name in cases):
-            able = [s for s in sides if name in told[s] and not told[s][name][1]]
+            refused = {s: told[s][name][1] for s in sides if name in told[s] and told[s][name][1]}
+            able = [s for s in sides if name in told[s] and s not in refused]
+            if OURS in refused:  # there is nothing to compare
+                able = []
             times: dict[str, list] = {side: [] for side in able}
+            paths = {side: pathlib.Path(scratch, f"{side}.npy") for side in able}
             for turn in range(args.runs):
                 for side in able:
-                    process = made[side][0]
-                    last = turn == args.runs - 1
-                    path = f"{scratch}/{side}.npy" if last else ""
-                    print(json.dumps([name, path]), file=process.stdin, flush=True)
-                    times[side].append(json.loads(process.stdout.readline()))
-            found[name] = summary(times, peer)
-            for side, cases in told.items():
-                if name in cases and cases[name][1]:
-                    found[name][side] = {"refused": cases[name][1]}
-                elif side in able:
-                    own = told.get(OURS, {}).get(name, [None])[0]
-                    found[name][side]["flops"] = cases[name][0] or own
-            paths = [pathlib.Path(scratch, f"{side}.npy") for side in (OURS, peer)]
-            if all(path.exists() for path in paths):
-                found[name] |= agreement(*(np.load(path) for path in paths))
+                    path = str(paths[side]) if turn == args.runs - 1 else ""
+                    times[side].append(made[side].run(name, path))
+            case = result["cases"][name] = summary(times, peer)
+            for side in able:
+                case[side]["flops"] = told[side][name][0] or told[OURS].get(name, [None])[0]
+            case |= {side: {"refused": why} for side, why in refused.items()}
+            if all(side in able and paths[side].exists() for side in (OURS, peer)):
+                values, wrong = agreement(*(np.load(paths[side]) for side in (OURS, peer)))
+                case |= values
+                result["failures"] += [f"{name}: {wrong}"] if wrong else []
             for path in pathlib.Path(scratch).iterdir():
                 path.unlink()
-    return with_peak({"peer": peer, "cases": found})
+    return with_peak(result)
 
 
 def summary(times: Mapping[str, list[list[float]]], peer: str) -> dict:
@@ -163,25 +163,27 @@ def summary(times: Mapping[str, list[list[float]]], peer: str) -> dict:
     for side in times:
         if side == OURS or OURS not in times:
             continue
-        end = "" if side == peer else f"_{side}"
         for index, kind in enumerate(("ratio", "processor_ratio")):
             pairs = zip(times[OURS], times[side], strict=True)
-            found[kind + end] = statistics.median(a[index] / max(b[index], 1e-9) for a, b in pairs)
+            ratio = statistics.median(a[index] / max(b[index], 1e-9) for a, b in pairs)
+            found[kind if side == peer else f"{kind}_{side}"] = ratio
     return found
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> dict:
-    """Returns the largest difference, relative to the largest value."""
+def difference(ours: np.ndarray, theirs: np.ndarray, *, most: float) -> tuple[dict, str]:
+    """Returns the largest difference, relative to the largest value, and whether it is too much."""
     if ours.shape != theirs.shape:
-        raise SystemExit(f"the sides gave {ours.shape} and {theirs.shape}")
-    most = max(float(np.abs(theirs).max()), 1e-30)
-    return {"difference": float(np.abs(ours.astype(np.float64) - theirs).max()) / most}
+        return {}, f"the sides gave arrays of {ours.shape} and {theirs.shape}"
+    largest = max(float(np.abs(theirs).max()), 1e-30)
+    found = float(np.abs(ours.astype(np.float64) - theirs).max()) / largest
+    wrong = "" if found <= most else f"the sides differ by {found:.2g} of the largest value"
+    return {"difference": found}, wrong  # NaN as well
 
 
 def with_peak(result: dict) -> dict:
     """Adds `peak` (operations a second) and what share of it each case reaches, if that is known.
 
-    The peak is that of the case PEAK, the better of the sides; or of the device, where it is named.
+    The peak is that of the case PEAK, the better of the sides.
     """
     peak = result["cases"].pop(PEAK, None)
     if peak is None:
@@ -196,129 +198,45 @@ def with_peak(result: dict) -> dict:
     return result
 
 
-def jax_matmul(dtype: str, size: int = 2048) -> Case:
-    """Returns the case PEAK in jax."""
-    import jax
-    import jax.numpy as jnp
-
-    x = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.matmul)
-
-    def run() -> None:
-        product(x, x).block_until_ready()
-
-    return Case(run, 2.0 * size**3)
+def show(result: dict, args: argparse.Namespace) -> None:
+    """Prints the result as one JSON object or as a table; exits with 1 where something failed."""
+    print(json.dumps(result) if args.json else table(result))
+    if result.get("failures"):
+        sys.exit("FAILED " + "; ".join(result["failures"]))
 
 
-def torch_matmul(dtype: str, device: str, size: int = 2048) -> Case:
-    """Returns the case PEAK in torch."""
-    import torch
-
-    x = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
-
-    def run() -> None:
-        x @ x
-        torch_wait(device)
-
-    return Case(run, 2.0 * size**3)
-
-
-def torch_device(threads: int) -> str:
-    """Returns torch's device: the first GPU, or else the CPU with this many threads."""
-    import torch
-
-    torch.set_num_threads(threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def torch_wait(device: str) -> None:
-    """Waits until the device is done."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def numpy_of(x: Any) -> np.ndarray:
-    """Returns an array of jax or torch as float32 numpy, when it is done."""
-    if hasattr(x, "detach"):
-        x = x.detach().float().cpu().numpy()
-    return np.asarray(x, np.float32)
-
-
-def show(result: dict, args: argparse.Namespace, *, title: str = "") -> None:
-    """Prints the result as one JSON object or as a table."""
-    if args.json:
-        print(json.dumps(result))
-        return
-    if title:
-        print(title)
-    print(f"{'case':26} {'side':14} {'min':>9} {'median':>9} {'max':>9}   of peak")
+def table(result: dict) -> str:
+    """Returns a row for each side of each case; ratios stand in the row of the other side."""
+    lines = [
+        f"{'case':24} {'side':14} {'min':>10} {'median':>10} {'max':>10} {'of peak':>8} "
+        f"{'ours / it':>9} {'by CPU':>7}"
+    ]
     for name, case in result["cases"].items():
+        said = {k: v for k, v in case.items() if not isinstance(v, dict)}
         for side, told in case.items():
             if not isinstance(told, dict):
                 continue
-            if "refused" in told:
-                print(f"{name:26} {side:14} not run: {told['refused']}")
-                continue
-            values = sorted(told["seconds"])
-            row = (values[0], statistics.median(values), values[-1])
-            share = f"{told['peak_fraction']:8.0%}" if "peak_fraction" in told else ""
-            print(f"{name:26} {side:14} " + " ".join(f"{v:8.3f}s" for v in row) + share)
-        extra = {k: v for k, v in case.items() if not isinstance(v, dict)}
-        if extra:
-            print(f"{'':26} " + ", ".join(f"{k} {v:.3g}" for k, v in extra.items()))
+            end = "" if side == result.get("peer") else f"_{side}"
+            ratios = [said.pop(f"{kind}{end}", None) for kind in ("ratio", "processor_ratio")]
+            lines.append(f"{name:24} {side:14} {row(told, ratios)}".rstrip())
+        if said:
+            values = ", ".join(f"{key} {value:.3g}" for key, value in said.items())
+            lines.append(f"{'':24} {values}")
     if peak := result.get("peak"):
-        print(f"peak: {peak['flops_per_second'] / 1e9:.0f} GFLOP/s, {peak['of']}")
+        lines.append(f"peak: {peak['flops_per_second'] / 1e9:.0f} GFLOP/s, {peak['of']}")
+    return "\n".join(lines)
 
 
-def compiled_for(
-    topology: str, programs: Mapping[str, tuple[Callable, tuple, float | None]]
-) -> dict:
-    """Compiles for the first device of a TPU topology that need not be there; runs nothing.
-
-    programs: (function, abstract arguments, operations) by name. Returns bytes of memory and the
-    seconds of the operations at the peak of the chip, which is no time that was measured.
-    """
-    from skyreels_jax.cli.planning.chips import topology as find
-
-    chip, devices = find(topology)
-    import jax
-
-    where = jax.sharding.SingleDeviceSharding(devices[0])
-    cases = {}
-    for name, (function, arguments, flops) in programs.items():
-        arguments = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arguments
-        )
-        try:
-            told = jax.jit(function).lower(*arguments).compile().memory_analysis()
-        except Exception as error:  # what a kernel cannot do, compilers say in their own ways
-            cases[name] = {"refused": first_line(error)}
-            continue
-        cases[name] = {
-            "held_gib": (told.argument_size_in_bytes + told.output_size_in_bytes) / 2**30,
-            "temporary_gib": told.temp_size_in_bytes / 2**30,
-        }
-        if flops:
-            cases[name]["seconds_at_peak"] = flops / chip.flops
-    return {"topology": topology, "cases": cases}
-
-
-def first_line(error: Exception) -> str:
-    """Returns why something was refused, briefly."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-def show_compiled_table(result: dict, args: argparse.Namespace) -> None:
-    """Prints what `compiled_for` returned."""
-    if args.json:
-        print(json.dumps(result))
-        return
-    print(f"compiled for {result['topology']}, nothing ran")
-    for name, told in result["cases"].items():
-        said = (f"{k} {v}" if isinstance(v, str) else f"{k} {v:.3g}" for k, v in told.items())
-        print(f"{name:26} " + ", ".join(said))
+def row(told: Mapping[str, Any], ratios: Sequence[float | None]) -> str:
+    """Returns the cells of a side."""
+    if "refused" in told:
+        return f"not run: {told['refused']}"
+    values = sorted(told["seconds"])
+    cells = [f"{v:9.3g}s" for v in (values[0], statistics.median(values), values[-1])]
+    cells.append(f"{told['peak_fraction']:8.0%}" if "peak_fraction" in told else f"{'':8}")
+    widths = zip(ratios, (9, 7), strict=True)
+    cells += [f"{'':{width}}" if r is None else f"{r:{width}.2f}" for r, width in widths]
+    return " ".join(cells)
 
 
 def fresh(script: str, flags: Sequence[str], *, env: Mapping[str, str] | None = None) -> dict:
@@ -331,20 +249,5 @@ def fresh(script: str, flags: Sequence[str], *, env: Mapping[str, str] | None = 
         env={**os.environ, **(env or {})},
     )
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise SystemExit(f"{' '.join(flags)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def memory_from_here() -> Callable[[], int]:
-    """Returns a function that says by how many bytes this process has grown since, at most."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before = _status("VmRSS")
-    return lambda: _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    """Returns a number of bytes that Linux counts for this process."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise KeyError(name)

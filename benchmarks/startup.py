@@ -17,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 
-from side_by_side import fresh, parser, show, timed
-
-PROMPT = "A red ring glides slowly to the right in a meadow, close-up."
+from film import PROMPT, add_film
+from side_by_side import OURS, fresh, parse, parser, show
+from worker import timed
 
 
 def command(flags: list[str], cache: str | None = None) -> list[float]:
@@ -38,13 +38,13 @@ def command(flags: list[str], cache: str | None = None) -> list[float]:
     return [times[0], used - before.children_user - before.children_system]
 
 
-def film(args: argparse.Namespace, folder: str, number: int, *extra: str) -> list[str]:
+def film(args: argparse.Namespace, folder: str, number: int) -> list[str]:
     """Returns the flags of Python that make a film."""
     out = str(pathlib.Path(folder, f"films{number}"))
     sizes = [f"--inference_steps={args.inference_steps}", f"--num_frames={args.num_frames}"]
     model = [] if args.model == "tiny" else ["--model_id", args.model]
     words = ["-m", "skyreels_jax", "generate", "--prompt", PROMPT, "--outdir", out, *model]
-    return [*words, *sizes, *extra]
+    return [*words, *sizes]
 
 
 def in_process(args: argparse.Namespace) -> dict:
@@ -65,10 +65,8 @@ def in_process(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     made = parser(__doc__, runs=3)
-    made.add_argument("--model", default="tiny", help="tiny, or a model folder")
-    made.add_argument("--num_frames", type=int, default=33)
-    made.add_argument("--inference_steps", type=int, default=25)
-    args = made.parse_args()
+    add_film(made)
+    args = parse(made)
     if args.worker:
         print(json.dumps(in_process(args)))
         return
@@ -84,18 +82,18 @@ def main() -> None:
             warm = film(args, folder, number + 1)
             found["first film warm"].append(command(warm, f"{folder}/cache"))
         cache = {"SKYREELS_JAX_CACHE": f"{folder}/cache"}
-        again = fresh(__file__, [*sys.argv[1:], "--worker", "ours"], env=cache)
+        again = fresh(__file__, [*sys.argv[1:], "--worker", OURS], env=cache)
     found["in process"] = again["times"]
     cases = {
-        name: {"ours": {"seconds": [t[0] for t in all_], "processor_seconds": [t[1] for t in all_]}}
+        name: {OURS: {"seconds": [t[0] for t in all_], "processor_seconds": [t[1] for t in all_]}}
         for name, all_ in found.items()
     }
     warm, inside = (
-        statistics.median(cases[name]["ours"]["seconds"])
+        statistics.median(cases[name][OURS]["seconds"])
         for name in ("first film warm", "in process")
     )
-    cases["first film warm"]["ratio"] = warm / inside
-    show({"cases": cases, "ratio": warm / inside}, args)
+    cases["first film warm"]["to_in_process"] = warm / inside
+    show({"threads": args.threads, "cases": cases, "ratio": warm / inside}, args)
 
 
 if __name__ == "__main__":

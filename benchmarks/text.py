@@ -3,6 +3,7 @@
 python benchmarks/text.py [--layers 2] [--d_model 1024] [--d_ff 2560] [--tokens 128] [--json]
 
 Random weights; the released encoder is --layers 24 --d_model 4096 --d_ff 10240 --heads 64.
+--topology compiles for a TPU that is not there instead: memory, and seconds at the chip's peak.
 Needs the extra "test" (torch).
 """
 
@@ -11,21 +12,22 @@ import pathlib
 import tempfile
 
 import numpy as np
-from side_by_side import (
-    OURS,
-    PEAK,
-    Case,
-    Cases,
-    add_device,
-    compare,
-    jax_matmul,
-    numpy_of,
-    parser,
-    show,
-    torch_device,
-    torch_matmul,
-    work,
-)
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul
+from side_by_side import OURS, add_dtype, compare, parse, parser, show
+from topology import add_topology, show_compiled
+from worker import Case, Cases, work
+
+
+def config_of(args: argparse.Namespace):
+    from skyreels_jax.models.umt5.config import UMT5Config
+
+    return UMT5Config(
+        vocab_size=args.vocabulary,
+        d_model=args.d_model,
+        d_ff=args.d_ff,
+        num_layers=args.layers,
+        num_heads=args.heads,
+    )
 
 
 def tokens(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -76,33 +78,50 @@ SIDES = {OURS: ours, "torch": torch_side}
 
 def main() -> None:
     made = parser(__doc__)
-    add_device(made)
+    add_dtype(made)
     made.add_argument("--layers", type=int, default=2)
     made.add_argument("--d_model", type=int, default=1024)
     made.add_argument("--d_ff", type=int, default=2560)
     made.add_argument("--heads", type=int, default=16, help="of 64 channels (default 16)")
     made.add_argument("--tokens", type=int, default=128)
     made.add_argument("--vocabulary", type=int, default=1000)
-    args = made.parse_args()
+    add_topology(made)
+    args = parse(made)
     if args.worker:
         work(args.worker, SIDES, args)
         return
+    config = config_of(args)
+    if args.topology:
+        show_compiled(args, abstract(args, config))
+        return
     from skyreels_jax.models import layout
-    from skyreels_jax.models.umt5.config import UMT5Config
     from skyreels_jax.testing.micro import random_params
 
-    config = UMT5Config(
-        vocab_size=args.vocabulary,
-        d_model=args.d_model,
-        d_ff=args.d_ff,
-        num_layers=args.layers,
-        num_heads=args.heads,
-    )
     with tempfile.TemporaryDirectory() as folder:
         params = random_params("text_encoder", config)
         layout.save_component(folder, "text_encoder", config, params)
         result = compare(__file__, SIDES, args, flags=["--folder", folder])
     show(result | {"ratio": result["cases"]["forward"]["ratio"]}, args)
+
+
+def abstract(args: argparse.Namespace, config) -> dict:
+    """Returns the program to compile, its arguments and operations by name."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from skyreels_jax.models.kinds import abstract_model
+    from skyreels_jax.models.umt5.flops import forward_flops
+
+    graphdef, params = abstract_model("text_encoder", config)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
+    shape = (1, args.tokens)
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool)]
+
+    def encode(params, ids, mask):
+        return nnx.merge(graphdef, params)(ids, mask)
+
+    return {"forward": (encode, (params, *arrays), forward_flops(config, args.tokens))}
 
 
 if __name__ == "__main__":

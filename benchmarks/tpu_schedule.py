@@ -27,6 +27,8 @@ import sys
 import tempfile
 from typing import Any
 
+from topology import compiler_variables
+
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 KERNELS = ("forward", "dq", "dkv")
 NAMES = {
@@ -34,7 +36,6 @@ NAMES = {
     "splash": {"forward": "splash_mha_fwd", "dq": "splash_mha_dq", "dkv": "splash_mha_dkv"},
 }
 HEADS, WIDTH = 2, 128
-COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
 SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 
 
@@ -42,10 +43,11 @@ def compile_one(case: dict[str, Any]) -> None:
     """Compiles the kernel of `case` for its chip, in this process."""
     import jax
     import jax.numpy as jnp
-    from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
-    (device, *_) = topologies.get_topology_desc(TOPOLOGIES[case["chip"]], platform="tpu").devices
+    from skyreels_jax.cli.planning.chips import topology
+
+    _, (device, *_) = topology(TOPOLOGIES[case["chip"]])
     placed = SingleDeviceSharding(device)
 
     def some(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -119,16 +121,13 @@ def splash(case: dict[str, Any], some: Any) -> tuple[Any, list[Any]]:
     return jax.grad(total, wanted), [x, x, x]
 
 
-def measure(case: dict[str, Any], *, compiler: pathlib.Path, limit: float) -> dict[str, Any]:
+def measure(case: dict[str, Any], *, limit: float) -> dict[str, Any]:
     """Returns what the schedule of `case` is, or why there is none."""
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "",
-            "TPU_LIBRARY_PATH": str(compiler),
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_LOG_DIR": "disabled",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            **compiler_variables(),
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true",
         }
@@ -208,7 +207,6 @@ def main() -> None:
     )
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--limit", type=float, default=900, help="seconds a kernel may compile")
-    parser.add_argument("--compiler", type=pathlib.Path, default=COMPILER, help="libtpu.so")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--compile", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -217,10 +215,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if not args.json:
         print(
-            "chip   kernel   side    tiles                   bundles  per 2^20    MXU   VALU  spill"
+            f"{'chip':6} {'kernel':8} {'side':7} {'tiles':22} {'bundles':>8} {'per 2^20':>9} "
+            f"{'MXU':>6} {'VALU':>6} {'spill':>6} {'ratio':>6}"
         )
     for case in cases(args):
-        rows.append(measure(case, compiler=args.compiler, limit=args.limit))
+        rows.append(measure(case, limit=args.limit))
         peer = [r for r in rows if (r["chip"], r["kernel"]) == (case["chip"], case["kernel"])]
         if len(peer) == 2 and not any("failed" in r for r in peer):
             first, second = (r["bundles_per_2_20_scores"] for r in peer)
@@ -229,6 +228,9 @@ def main() -> None:
             print(line(rows[-1]), flush=True)
     if args.json:
         print(json.dumps({"rows": rows}))
+    failed = sum("failed" in row for row in rows)
+    if failed:
+        sys.exit(f"FAILED: {failed} of {len(rows)} were not compiled")
 
 
 if __name__ == "__main__":

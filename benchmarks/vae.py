@@ -4,30 +4,23 @@ python benchmarks/vae.py [--base_dim 96] [--frames 9] [--height 64] [--width 64]
 
 Random weights at the widths of Wan 2.1 or others. Streamed: chunks of four frames (one latent)
 behind the first frame, from a cache; diffusers always works that way, so both of our ways have the
-same peer. Printed are seconds, ratios and the largest relative difference of the results.
+same peer. Printed are seconds, ratios (`encode_ratio` and `decode_ratio` are those of whole clips),
+shares of the peak, and the largest relative difference of the results. --topology compiles for a
+TPU that is not there instead: memory, and seconds at the chip's peak.
 Needs the extra "test" (diffusers and torch).
 """
 
 import argparse
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
-from side_by_side import (
-    OURS,
-    PEAK,
-    Case,
-    Cases,
-    add_device,
-    compare,
-    jax_matmul,
-    numpy_of,
-    parser,
-    show,
-    torch_device,
-    torch_matmul,
-    work,
-)
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul
+from operations import operations
+from side_by_side import OURS, compare, parse, parser, show
+from topology import add_topology, show_compiled
+from worker import Case, Cases, work
 
 
 def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +29,16 @@ def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     video = rng.uniform(-1, 1, (1, args.frames, args.height, args.width, 3))
     size = ((args.frames + 3) // 4, args.height // 8, args.width // 8, 16)
     return video.astype(np.float32), rng.standard_normal((1, *size), np.float32)
+
+
+def functions(graphdef) -> dict[str, Callable]:
+    """Returns the functions of parameters, an array and perhaps a cache by name."""
+    from flax import nnx
+
+    def function(name: str) -> Callable:
+        return lambda params, *x: getattr(nnx.merge(graphdef, params), name)(*x)
+
+    return {name: function(name) for name in ("encode", "decode", "encode_chunk", "decode_chunk")}
 
 
 def ours(args: argparse.Namespace) -> Cases:
@@ -48,13 +51,10 @@ def ours(args: argparse.Namespace) -> Cases:
     vae = layout.load_component(layout.read_component(pathlib.Path(args.folder), "vae"))
     graphdef, params = nnx.split(vae)
     video, latents = (jnp.asarray(x) for x in inputs(args))
-
-    def compiled(name: str):
-        return jax.jit(lambda params, *x: getattr(nnx.merge(graphdef, params), name)(*x))
-
-    encode, decode, encode_chunk, decode_chunk = (
-        compiled(name) for name in ("encode", "decode", "encode_chunk", "decode_chunk")
-    )
+    made = functions(graphdef)
+    encode, decode, encode_chunk, decode_chunk = map(jax.jit, made.values())
+    encoding = operations(made["encode"], params, video)
+    decoding = operations(made["decode"], params, latents)
 
     def streamed(call, x, step: int) -> np.ndarray:
         found, cache = call(params, x[:, :1])
@@ -66,10 +66,10 @@ def ours(args: argparse.Namespace) -> Cases:
         return numpy_of(jnp.concatenate(parts, axis=1))
 
     return {
-        "encode": Case(lambda: numpy_of(encode(params, video)[0])),
-        "decode": Case(lambda: numpy_of(decode(params, latents))),
-        "encode streamed": Case(lambda: streamed(encode_chunk, video, 4)),
-        "decode streamed": Case(lambda: streamed(decode_chunk, latents, 1)),
+        "encode": Case(lambda: numpy_of(encode(params, video)[0]), encoding),
+        "decode": Case(lambda: numpy_of(decode(params, latents)), decoding),
+        "encode streamed": Case(lambda: streamed(encode_chunk, video, 4), encoding),
+        "decode streamed": Case(lambda: streamed(decode_chunk, latents, 1), decoding),
         PEAK: jax_matmul("float32"),
     }
 
@@ -106,12 +106,12 @@ SIDES = {OURS: ours, "torch": torch_side}
 
 def main() -> None:
     made = parser(__doc__)
-    add_device(made, dtype=False)
     made.add_argument("--base_dim", type=int, default=96, help="width of the first stage")
     made.add_argument("--frames", type=int, default=9, help="1 + 4k (default 9)")
     made.add_argument("--height", type=int, default=64, help="pixels (default 64)")
     made.add_argument("--width", type=int, default=64, help="pixels (default 64)")
-    args = made.parse_args()
+    add_topology(made)
+    args = parse(made)
     if args.worker:
         work(args.worker, SIDES, args)
         return
@@ -120,12 +120,36 @@ def main() -> None:
     from skyreels_jax.testing.micro import random_params
 
     config = VAEConfig(base_dim=args.base_dim)
+    if args.topology:
+        show_compiled(args, abstract(args, config))
+        return
     with tempfile.TemporaryDirectory() as folder:
         layout.save_component(folder, "vae", config, random_params("vae", config))
         result = compare(__file__, SIDES, args, flags=["--folder", folder])
     for name in ("encode", "decode"):
         result[f"{name}_ratio"] = result["cases"][name]["ratio"]
     show(result, args)
+
+
+def abstract(args: argparse.Namespace, config) -> dict:
+    """Returns the programs to compile, their arguments and operations by name; those of chunks
+    with what they carry.
+    """
+    import jax
+
+    from skyreels_jax.models.kinds import abstract_model
+
+    graphdef, params = abstract_model("vae", config)
+    made, found = functions(graphdef), {}
+    arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs(args)]
+    for name, x, step in zip(("encode", "decode"), arrays, (4, 1), strict=True):
+        found[name] = made[name], (params, x)
+        first, chunk = (
+            jax.ShapeDtypeStruct((1, frames, *x.shape[2:]), x.dtype) for frames in (1, step)
+        )
+        _, cache = jax.eval_shape(made[f"{name}_chunk"], params, first)
+        found[f"{name} chunk"] = made[f"{name}_chunk"], (params, chunk, cache)
+    return {name: (call, given, operations(call, *given)) for name, (call, given) in found.items()}
 
 
 if __name__ == "__main__":

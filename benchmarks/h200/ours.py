@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from errors import relative_errors
 from flax import nnx
-from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops
-from timing import attempt, milliseconds, tell
+from operations import operations
+from shapes import CAUSAL_FRAMES, FULL, TINY, Shapes, attention_flops, grid, rate
+from worker import attempt, milliseconds, tell
 
 from skyreels_jax.kernels.attention import MASKED, Mask, attention
 from skyreels_jax.kernels.attention.api import IMPLEMENTATIONS
@@ -25,21 +26,14 @@ from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
-from skyreels_jax.training.peaks import peak
 from skyreels_jax.training.state import init_state
 from skyreels_jax.training.step import make_train_step
 
 BF16 = jnp.bfloat16
 ON_GPU = jax.default_backend() == "gpu"
 OURS = ("cudnn", "pallas_gpu") if ON_GPU else ("chunked",)
+KIND = jax.devices()[0].device_kind
 wait = jax.block_until_ready
-
-
-def rate(operations: float, ms: float) -> dict:
-    """Returns TFLOP/s and, where the peak of the device is known, the share of it."""
-    most = peak(jax.devices()[0].device_kind)
-    share = {} if most is None else {"peak_share": operations / (1e-3 * ms * most)}
-    return {"tflops": operations / ms / 1e9, **share}
 
 
 def randomly(like, *, scale: float = 1.0, seed: int = 0):
@@ -159,13 +153,13 @@ def both_ways(run, arrays, shapes, *, seen=1.0, parts=("forward", "backward"), t
         ms["forward"] = milliseconds(lambda: forward(*arrays[:3]), wait, seconds=1.0)
         found |= {} if tuned or seen < 1 else {"ms": ms["forward"]}
         found |= {"forward_ms": ms["forward"]}
-        found |= {"forward_tflops": seen * todo["forward"] / ms["forward"] / 1e9}
+        found |= rate(seen * todo["forward"], ms["forward"], KIND, name="forward_")
     if "backward" in parts:
         total = milliseconds(lambda: both(*arrays), wait, seconds=1.0)
         found |= {"both_ms": total}
         if not tuned:
             back = max(total - ms["forward"], 1e-6)
-            found |= {"backward_tflops": seen * todo["backward"] / back / 1e9}
+            found |= rate(seen * todo["backward"], back, KIND, name="backward_")
     return found
 
 
@@ -204,13 +198,10 @@ def dit_forward(shapes: Shapes, impl: str, frames: int) -> dict:
         return model(latents, times, attention=functools.partial(attention, impl=impl), **cond)
 
     ms = milliseconds(lambda: forward(params, latents), wait, seconds=6)
-    operations = flops.forward_flops(config, grid(shapes, config), text=shapes.text)
+    tokens = grid(shapes, config.patch_size)
+    todo = flops.forward_flops(config, tokens, text=shapes.text)
     # A causal model is another one: its time is not to be compared with diffusers' full attention.
-    return {"ms" if frames == 1 else "causal_ms": ms, **rate(operations, ms)}
-
-
-def grid(shapes: Shapes, config: DiTConfig) -> tuple[int, ...]:
-    return tuple(n // p for n, p in zip(shapes.latents, config.patch_size, strict=True))
+    return {"ms" if frames == 1 else "causal_ms": ms, **rate(todo, ms, KIND)}
 
 
 def train(shapes: Shapes, tiny: bool) -> None:
@@ -244,15 +235,15 @@ def train_step(shapes: Shapes, impl: str, remat: str) -> dict:
         state, metrics = compiled(state, batch, rest)
         return metrics
 
-    ms = milliseconds(run, wait, seconds=12)
+    ms = milliseconds(run, wait, seconds=6)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             metrics = wait(run())
         costs = largest_costs(folder)
     if not np.isfinite(metrics["loss"]):
         raise ArithmeticError(f"the loss is {metrics['loss']}")
-    operations = flops.train_flops(config, grid(shapes, config), text=shapes.text)
-    return {"ms": ms, **rate(operations, ms), "GiB": held / 2**30, "largest": costs}
+    todo = flops.train_flops(config, grid(shapes, config.patch_size), text=shapes.text)
+    return {"ms": ms, **rate(todo, ms, KIND), "GiB": held / 2**30, "largest": costs}
 
 
 def largest_costs(folder: str, count: int = 3) -> list[str]:
@@ -293,17 +284,19 @@ def decode(shapes: Shapes, chunk: int) -> dict:
         return nnx.merge(graphdef, params).decode_chunk(latents, cache)
 
     def run():
-        cache, frames, first = None, [], 1
-        for start in range(0, latents.shape[1], chunk):
-            start, size = (0, 1) if start == 0 else (first + start - chunk, chunk)
-            made, cache = part(params, latents[:, start : start + size], cache)
+        made, cache = part(params, latents[:, :1], None)
+        frames = [made]
+        for start in range(1, latents.shape[1], chunk):
+            made, cache = part(params, latents[:, start : start + chunk], cache)
             frames.append(made)
         return frames
 
     count = sum(f.shape[1] for f in jax.eval_shape(run))
     if count != 4 * shapes.latents[0] - 3:
         raise AssertionError(f"{count} frames were decoded")
-    return {"ms": milliseconds(run, wait, seconds=4), "frames": count}
+    ms = milliseconds(run, wait, seconds=4)
+    todo = operations(lambda params, x: nnx.merge(graphdef, params).decode(x), params, latents)
+    return {"ms": ms, "frames": count, **rate(todo, ms, KIND)}
 
 
 PARTS = {
@@ -321,7 +314,7 @@ def main() -> None:
     if not tiny and not ON_GPU:
         sys.exit(f"no GPU: jax sees {jax.devices()}; --tiny takes small shapes, on any machine")
     PARTS[name](TINY if tiny else FULL, tiny)
-    tell("device", device=jax.devices()[0].device_kind, jax=jax.__version__)
+    tell("device", device=KIND, jax=jax.__version__)
 
 
 if __name__ == "__main__":

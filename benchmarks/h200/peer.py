@@ -8,19 +8,16 @@ import functools
 import sys
 
 import torch
-from shapes import FULL, TINY, Shapes, attention_flops
-from timing import attempt, milliseconds, tell
+from shapes import FULL, TINY, Shapes, attention_flops, grid, rate
+from worker import attempt, milliseconds, tell
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KIND = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
 
 
 def wait(_) -> None:
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-
-
-def rate(operations: float, ms: float) -> dict:
-    return {"tflops": operations / ms / 1e9}
 
 
 def attention_alone(shapes: Shapes) -> None:
@@ -57,33 +54,76 @@ def sdpa(shapes: Shapes, backend) -> dict:
     return {
         "ms": ms,
         "forward_ms": ms,
-        "forward_tflops": todo["forward"] / ms / 1e9,
+        **rate(todo["forward"], ms, KIND, name="forward_"),
         "both_ms": total,
-        "backward_tflops": todo["backward"] / back / 1e9,
+        **rate(todo["backward"], back, KIND, name="backward_"),
     }
 
 
-@torch.no_grad()
-def dit(shapes: Shapes) -> None:
+def transformer(shapes: Shapes, dtype: torch.dtype):
+    """Returns diffusers' module, what it takes as a function of the module, and its operations."""
     from diffusers import SkyReelsV2Transformer3DModel
 
+    from skyreels_jax.models.dit.config import DiTConfig
+    from skyreels_jax.models.dit.flops import forward_flops
+
     with torch.device(DEVICE):
-        model = SkyReelsV2Transformer3DModel(**shapes.transformer).to(torch.bfloat16).eval()
-        latents = torch.randn(1, model.config.in_channels, *shapes.latents, dtype=torch.bfloat16)
+        model = SkyReelsV2Transformer3DModel(**shapes.transformer).to(dtype)
+        latents = torch.randn(1, model.config.in_channels, *shapes.latents, dtype=dtype)
         times = torch.linspace(0, 999, shapes.latents[0])[None]
-        text = torch.randn(1, shapes.text, model.config.text_dim, dtype=torch.bfloat16)
+        text = torch.randn(1, shapes.text, model.config.text_dim, dtype=dtype)
         fps = torch.ones(1, dtype=torch.long)
 
-    def forward(model):
+    def forward(model) -> torch.Tensor:
         return model(
             latents, times, text, enable_diffusion_forcing=True, fps=fps, return_dict=False
         )[0]
 
-    def timed(model, seconds: float) -> dict:
-        return {"ms": milliseconds(lambda: forward(model), wait, seconds=seconds)}
+    config = DiTConfig(**shapes.transformer)
+    return model, forward, forward_flops(config, grid(shapes, config.patch_size), text=shapes.text)
 
-    attempt("diffusers, eager", lambda: timed(model, 6))
-    attempt("diffusers, torch.compile", lambda: timed(torch.compile(model), 6))
+
+@torch.no_grad()
+def dit(shapes: Shapes) -> None:
+    model, forward, operations = transformer(shapes, torch.bfloat16)
+    model.eval()
+
+    def timed(model) -> dict:
+        ms = milliseconds(lambda: forward(model), wait, seconds=6)
+        return {"ms": ms, **rate(operations, ms, KIND)}
+
+    attempt("diffusers, eager", lambda: timed(model))
+    attempt("diffusers, torch.compile", lambda: timed(torch.compile(model)))
+
+
+def train(shapes: Shapes) -> None:
+    attempt("diffusers, blocks computed again", functools.partial(train_step, shapes))
+
+
+def train_step(shapes: Shapes) -> dict:
+    """Times forward, backward and AdamW as ours: float32 parameters, products in bfloat16, and
+    what blocks compute is not kept, for which there would not be enough memory.
+    """
+    model, forward, operations = transformer(shapes, torch.float32)
+    model.train().enable_gradient_checkpointing()
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=DEVICE == "cuda")
+
+    losses = []
+
+    def run() -> None:
+        with torch.autocast(DEVICE, torch.bfloat16):
+            found = forward(model)
+        loss = found.float().square().mean()
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
+        losses.append(loss.detach())
+
+    ms = milliseconds(run, wait, seconds=6)
+    if not torch.isfinite(losses[-1]):
+        raise ArithmeticError(f"the loss is {losses[-1]}")
+    held = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+    return {"ms": ms, **rate(3 * operations, ms, KIND), "GiB": held / 2**30}
 
 
 @torch.no_grad()
@@ -104,7 +144,7 @@ def vae(shapes: Shapes) -> None:
     attempt("diffusers, eager", timed)
 
 
-PARTS = {"attention": attention_alone, "dit": dit, "vae": vae}
+PARTS = {"attention": attention_alone, "dit": dit, "train": train, "vae": vae}
 
 
 def main() -> None:
@@ -112,8 +152,7 @@ def main() -> None:
     if DEVICE == "cpu" and "--tiny" not in flags:
         sys.exit("torch sees no GPU; --tiny takes small shapes, on any machine")
     PARTS[name](TINY if "--tiny" in flags else FULL)
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
-    tell("device", device=device, torch=torch.__version__)
+    tell("device", device=KIND, torch=torch.__version__)
 
 
 if __name__ == "__main__":

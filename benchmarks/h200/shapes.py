@@ -1,6 +1,7 @@
-"""The sizes that both sides measure, and small ones for a machine without a GPU."""
+"""The sizes that both sides measure, small ones for a machine without a GPU, and operations."""
 
 import dataclasses
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,3 +58,20 @@ def attention_flops(shapes: Shapes) -> dict[str, float]:
     """Returns the operations of attention among all tokens; backward is five products to two."""
     forward = 4.0 * shapes.tokens**2 * shapes.heads * shapes.width
     return {"forward": forward, "backward": 2.5 * forward}
+
+
+def grid(shapes: Shapes, patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Returns the transformer's tokens in time, height and width."""
+    return tuple(n // p for n, p in zip(shapes.latents, patch_size, strict=True))
+
+
+def rate(operations: float, ms: float, kind: str, *, name: str = "") -> dict[str, float]:
+    """Returns TFLOP/s and, where the peak of the kind of device is known, the share of it.
+
+    name: before the names of both.
+    """
+    from skyreels_jax.training.peaks import peak
+
+    most = peak(kind)
+    share = {} if most is None else {f"{name}peak_fraction": operations / (1e-3 * ms * most)}
+    return {f"{name}tflops": operations / ms / 1e9, **share}

@@ -2,11 +2,12 @@
 
 jax's own cache is asked with a program that was traced and lowered, which of a large model takes
 most of the time that is left. Here a program is found by what it would be traced from: the source
-of this package, versions, machine, flags, devices, and the arguments' shapes and places.
+of this package, versions, machine, flags, devices, and the arguments' shapes and places, all of
+which is its name on a shelf (`core.shelf`).
 
-An entry holds machine code and is unpickled, so no other's may be loaded: it is signed with a key
-that is this user's alone. What is stale has another name, and what is not ours, or damaged, is not
-opened: it is said in the log, compiled, and written anew.
+An entry holds machine code and is unpickled, so no other's may be loaded: the shelf gives only what
+this user has signed. What is stale has another name; what is damaged, or does not load, is said in
+the log, compiled, and written anew.
 
 A program that comes from jax's cache (after an edit that did not change it) is used, and not kept:
 on CPU an executable that was read once and written again lacks functions when it is read again.
@@ -14,14 +15,12 @@ on CPU an executable that was read once and written again lacks functions when i
 
 import functools
 import hashlib
-import hmac
 import importlib.metadata
 import logging
 import os
 import pathlib
 import pickle
 import platform
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,63 +30,20 @@ from jax.sharding import NamedSharding
 
 import skyreels_jax
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.files import replacing
+from skyreels_jax.core.naming import Vague, text_of
+from skyreels_jax.core.shelf import Shelf
 
-SIGNATURE, KEPT = 32, 256  # bytes; entries, the newest ones
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS")
-# What says less than what a program depends on: closures and objects without a text of their own.
-VAGUE = ("<locals>", "<lambda>", " object at ")
+SETTINGS = (  # of jax, which may change between calls
+    "jax_debug_nans",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_threefry_partitionable",
+)
 log = logging.getLogger(__name__)
-
-
-class Shelf:
-    """The entries in `folder`, of this user; raises `UserError` where the key cannot be his own."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.folder = folder
-        self._key = _own_key(folder)
-
-    def read(self, name: str) -> bytes | None:
-        """Returns what was written as `name`; None where nothing was, or not by this user."""
-        path = self.folder / f"{name}.program"
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return None
-        signature, body = content[:SIGNATURE], content[SIGNATURE:]
-        if not hmac.compare_digest(signature, self._sign(name, body)):
-            log.warning("%s is damaged or not yours: it is not opened, but written anew", path)
-            return None
-        os.utime(path)
-        return body
-
-    def write(self, name: str, body: bytes) -> None:
-        """Writes an entry, and removes those that were used longest ago."""
-        with replacing(self.folder / f"{name}.program") as aside:
-            aside.write_bytes(self._sign(name, body) + body)
-        entries = sorted(self.folder.glob("*.program"), key=lambda p: p.stat().st_mtime)
-        for old in entries[:-KEPT]:
-            old.unlink(missing_ok=True)
-
-    def _sign(self, name: str, body: bytes) -> bytes:
-        return hmac.digest(self._key, name.encode() + b"\0" + body, "sha256")
-
-
-def _own_key(folder: pathlib.Path) -> bytes:
-    path = folder / f"key-{os.getuid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(os.urandom(SIGNATURE))
-        except FileExistsError:
-            pass
-        said, key = path.lstat(), path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot keep programs in {str(folder)!r}: {error.strerror}") from None
-    if said.st_uid != os.getuid() or said.st_mode & 0o177 or len(key) != SIGNATURE:
-        raise UserError(f"{path} is not a key that you alone can read and write; remove it")
-    return key
 
 
 class _Hits:
@@ -141,31 +97,32 @@ class Program:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self._jitted(*args)
         key = _shelf, fixed, tree, tuple(map(_kind, leaves)), _settings()
-        if key not in self._found:
-            self._found[key] = self._find(args, _shelf, *key[1:])
-        return self._found[key](*given)
+        run = self._found.get(key)  # once: to hash a model's structure takes 10 ms
+        if run is None:
+            run = self._found[key] = self._find(args, *key)
+        return run(*given)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """Returns what `jax.jit(function).lower` does: for devices that may not be there."""
         return self._jitted.lower(*args)
 
     def _find(
-        self, args: tuple, shelf: Shelf, fixed: tuple, tree: Any, kinds: tuple, settings: str
+        self, args: tuple, shelf: Shelf, fixed: tuple, tree: Any, kinds: tuple, settings: tuple
     ) -> Callable[..., Any]:
         """Returns the executable from the shelf, or a new one."""
-        function = f"{self._function.__module__}.{self._function.__qualname__}"
-        said = [_about(), settings, function, fixed, self._static, self._donate, tree, kinds]
-        text = "\n".join(map(str, said))
-        if any(word in text for word in VAGUE):
-            log.info("%s is not kept: its arguments do not say all that it depends on", function)
+        asked = self._function, fixed, self._static, self._donate, tree, settings
+        try:
+            devices = _devices(kinds)
+            name = "\n".join([_about(), _text_of_devices(devices), text_of(asked), *_texts(kinds)])
+        except Vague as error:
+            log.info("%s is not kept: %s", self._function.__qualname__, error)
             return self._jitted.lower(*args).compile()
-        text = re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions, which their names tell apart
-        name = hashlib.sha256(text.encode()).hexdigest()
-        if (body := shelf.read(name)) is not None:
-            payload, out = pickle.loads(body)  # ours: `read` has checked the signature
-            return serialize_executable.deserialize_and_load(
-                payload, tree, out, execution_devices=_devices(kinds)
-            )
+        body = shelf.read(name)
+        if body is not None:  # ours: `read` has checked the signature
+            try:
+                return _loaded(body, tree, kinds, devices)
+            except Exception as error:  # whatever pickle and the runtimes of devices raise
+                log.warning("%s does not load (%s): it is written anew", shelf.path(name), error)
         hits, lowered = _hits(), self._jitted.lower(*args)
         before, compiled = hits.count, lowered.compile()
         if hits.count != before:
@@ -174,10 +131,24 @@ class Program:
             payload, _, out = serialize_executable.serialize(compiled)
             shelf.write(name, pickle.dumps((payload, out)))
         except (NotImplementedError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
-            log.info("%s is not kept: %s", function, error)
+            log.info("%s is not kept: %s", self._function.__qualname__, error)
         except UserError as error:  # the disk is full, say
-            log.warning("%s is not kept: %s", function, error)
+            log.warning("%s is not kept: %s", self._function.__qualname__, error)
         return compiled
+
+
+def _loaded(
+    body: bytes, tree: Any, kinds: tuple, devices: Sequence[jax.Device]
+) -> jax.stages.Compiled:
+    """Returns the executable of an entry; raises whatever is wrong with it."""
+    payload, out = pickle.loads(body)
+    found = serialize_executable.deserialize_and_load(
+        payload, tree, out, backend=devices[0].client, execution_devices=devices
+    )
+    takes = [(info.shape, info.dtype) for info in jax.tree.leaves(found.args_info)]
+    if takes != [(aval.shape, aval.dtype) for aval, _ in kinds]:
+        raise TypeError("it takes other arguments")
+    return found
 
 
 def _kind(leaf: Any) -> tuple:
@@ -186,25 +157,36 @@ def _kind(leaf: Any) -> tuple:
     return jax.typeof(leaf), leaf.sharding if placed else None
 
 
+def _texts(kinds: tuple) -> list[str]:
+    """Returns the texts of what `_kind` gave, but not the order of the devices (`_devices`)."""
+    return [f"{aval} {aval.weak_type} {sharding}" for aval, sharding in kinds]
+
+
 def _devices(kinds: tuple) -> list[jax.Device]:
     """Returns the devices of a program with such arguments, in its order."""
-    for _, sharding in kinds:
-        if isinstance(sharding, NamedSharding):
-            return list(sharding.mesh.devices.flat)
-    for _, sharding in kinds:
-        if sharding is not None:
-            return list(sharding.device_set)
+    placed = [sharding for _, sharding in kinds if sharding is not None]
+    meshes = [s.mesh for s in placed if isinstance(s, NamedSharding)]
+    if meshes:
+        return list(meshes[0].devices.flat)
+    if not jax.sharding.get_abstract_mesh().empty or any(s.num_devices > 1 for s in placed):
+        raise Vague("its devices have no order that is known")
+    if placed:
+        return list(placed[0].device_set)
     default = jax.config.jax_default_device
     return [default if isinstance(default, jax.Device) else jax.devices(default)[0]]
 
 
-def _settings() -> str:
-    """Returns the settings of jax that may change between calls."""
-    config = jax.config
-    return (
-        f"{config.jax_default_matmul_precision} {config.jax_enable_x64} "
-        f"{config.jax_default_device} {config.jax_numpy_rank_promotion}"
-    )
+def _text_of_devices(devices: Sequence[jax.Device]) -> str:
+    """Returns how many devices of which kind these are, and where each stands."""
+    client = devices[0].client
+    said = [(d.id, d.platform, d.device_kind, d.process_index) for d in devices]
+    return repr((len(said), said, client.platform_version, client.device_count()))
+
+
+def _settings() -> tuple:
+    """Returns what of jax may change between calls: its settings, and the mesh that is set."""
+    named = tuple(getattr(jax.config, name) for name in SETTINGS)
+    return *named, str(jax.config.jax_default_device), str(jax.sharding.get_abstract_mesh())
 
 
 @functools.cache
@@ -215,19 +197,16 @@ def _about() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
-    devices, client = jax.devices(), jax.devices()[0].client
     said = [
         digest.hexdigest(),
         platform.python_version(),
-        *(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax")),
-        client.platform_version,
+        [(name, importlib.metadata.version(name)) for name in ("jax", "jaxlib", "flax", "numpy")],
         jax.process_count(),
-        [(device.id, device.device_kind, device.process_index) for device in devices],
         [(name, os.environ.get(name)) for name in FLAGS],
         platform.machine(),
-        _processor() if client.platform == "cpu" else "",
+        _processor(),
     ]
-    return "\n".join(map(str, said))
+    return repr(said)
 
 
 def _processor() -> str:

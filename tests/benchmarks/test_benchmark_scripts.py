@@ -8,19 +8,31 @@ import sys
 
 import pytest
 
+from skyreels_jax.kernels import attention
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
+COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
 SMALL = "--width 32 --ffn_dim 48 --text_dim 32 --layers 1"
-SCRIPTS = {  # arguments, then keys of the object and of its first case
-    "attention": ("--tokens 64 --heads 2 --head_dim 16 --impl chunked", {"ratio", "peak"}),
-    "dit": (f"{SMALL} --grid 1 2 2 --text 8", {"ratio", "peak"}),
-    "vae": ("--base_dim 8 --frames 5 --height 16 --width 16", {"encode_ratio", "decode_ratio"}),
+SCRIPTS = {  # arguments, and keys of the object
+    "attention": (
+        "--tokens 64 --heads 2 --head_dim 16 --impl chunked",
+        {"ratio", "backward_ratio", "peak"},
+    ),
+    "dit": (f"{SMALL} --grid 1 2 2 --text 8", {"ratio", "train_ratio", "peak"}),
+    "vae": (
+        "--base_dim 8 --frames 5 --height 16 --width 16",
+        {"encode_ratio", "decode_ratio", "peak"},
+    ),
     "text": ("--layers 1 --d_model 32 --d_ff 48 --heads 2 --tokens 16", {"ratio", "peak"}),
     "load": (SMALL, {"ratio", "file_bytes"}),
-    "film": ("--num_frames 5 --inference_steps 2", {"ratio", "psnr_db"}),
-    "causal": ("--window 4 --block 2 --height 16 --width 16 --inference_steps 2", {"ratio"}),
+    "film": ("--num_frames 5 --inference_steps 2", {"ratio", "psnr_db", "peak"}),
+    "causal": (
+        "--window 4 --block 2 --height 16 --width 16 --inference_steps 2",
+        {"ratio", "peak"},
+    ),
+    "convert": ("--layers 4 --width 32 --ffn_dim 64 --text_dim 32", {"ratio", "group_bytes"}),
     "startup": ("--num_frames 5 --inference_steps 2", {"ratio"}),
 }
-TORCH = ("attention", "dit", "vae", "text", "film")  # these take threads
 
 
 def run(script: str, *flags: str) -> subprocess.CompletedProcess:
@@ -39,16 +51,17 @@ QUICK = ("attention", "dit")
 )
 def test_says_in_json_what_it_measured(script):
     flags, keys = SCRIPTS[script]
-    threads = ["--threads", "1"] if script in TORCH else []
-    done = run(script, *flags.split(), *threads, "--runs", "1", "--json")
+    done = run(script, *flags.split(), "--threads", "1", "--runs", "1", "--json")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     result = json.loads(line)
-    assert keys | {"cases"} <= set(result)
+    assert keys | {"cases"} <= set(result) and result["threads"] == 1
+    assert all(result[key] > 0 for key in keys if key.endswith("ratio"))
     for name, case in result["cases"].items():
         sides = [told for told in case.values() if isinstance(told, dict)]
         assert sides, name
         assert all(min(side["seconds"]) > 0 for side in sides)
+        assert "peak" not in keys or all(0 < side["peak_fraction"] < 1.5 for side in sides)
         # The sides computed the same; noise of a float32 model aside.
         assert case.get("difference", 0) < 1e-3, (name, case)
 
@@ -59,3 +72,37 @@ def test_help_and_table():
     flags, _ = SCRIPTS["attention"]
     done = run("attention", *flags.split(), "--threads", "1", "--runs", "1")
     assert done.returncode == 0 and "of peak" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not COMPILER.exists(), reason="the TPU compiler is not there")
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("text", "--layers 1 --d_model 128 --d_ff 128 --heads 2"),
+        pytest.param("vae", "--base_dim 8 --height 16 --width 16", marks=pytest.mark.slow),
+        pytest.param("dit", f"{SMALL} --grid 1 8 8", marks=pytest.mark.slow),
+        pytest.param("attention", "--tokens 512 --dtype bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_compiles_for_a_tpu_that_is_not_there(script, flags):
+    done = run(script, *flags.split(), "--topology", "v5e:2x2", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["topology"] == "v5e:2x2" and result["cases"]
+    for case in result["cases"].values():
+        assert case["held_gib"] > 0 and case["seconds_at_peak"] > 0
+    if script == "text":
+        done = run(script, *flags.split(), "--topology", "v9:2x2")
+        assert done.returncode == 1 and "no TPU is called 'v9'" in done.stderr
+
+
+def test_every_implementation_of_attention_is_compared():
+    known = ",".join(attention.IMPLEMENTATIONS)
+    assert f"{{{known}}}" in run("attention", "--help").stdout
+
+
+def test_an_implementation_of_another_machine_is_a_failure():
+    flags = "--tokens 64 --heads 1 --head_dim 64 --impl pallas_tpu --threads 1 --runs 1"
+    done = run("attention", *flags.split())
+    assert done.returncode == 1 and "every implementation refused" in done.stderr
+    assert "it is for a TPU alone" in done.stdout

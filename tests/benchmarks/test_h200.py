@@ -27,27 +27,37 @@ def runner(monkeypatch):
     return module
 
 
-def run(runner, monkeypatch, tmp_path, *, part="none", fault="pass", only=("dit", "vae")):
+def run(runner, monkeypatch, tmp_path, *, part="none", fault="pass", flags=()):
     """Runs parts whose processes are small scripts; returns the exit status."""
     for name, ms in {"ours": 2.0, "torch": 4.0}.items():
         text = SIDE.format(part=part if name == "ours" else "none", fault=fault, ms=ms)
         (tmp_path / runner.FILES[name]).write_text(text)
     monkeypatch.setattr(runner, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["main.py", "--only", *only, "--out", str(tmp_path / "out")])
+    given = ["--only", "dit", "vae", "--out", str(tmp_path / "out"), *flags]
+    monkeypatch.setattr(sys, "argv", ["main.py", *given])
     try:
         runner.main()
     except SystemExit as error:
-        return error.code
+        assert "FAILED" in error.code  # said on stderr, with the status 1
+        return 1
     return 0
 
 
 def test_parts_are_reported_with_their_ratio(runner, monkeypatch, tmp_path, capsys):
     assert run(runner, monkeypatch, tmp_path) == 0
     report = json.loads((tmp_path / "out" / "dit.json").read_text())
-    assert report["best_ratio"] == 0.5 and not report["failures"]
+    assert report["ratio"] == 0.5 and not report["failures"]
     assert [row["side"] for row in report["rows"]] == ["ours", "torch"]
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith('{"part"') for line in lines) == 2
+
+
+def test_json_is_one_object(runner, monkeypatch, tmp_path, capsys):
+    assert run(runner, monkeypatch, tmp_path, flags=["--json"]) == 0
+    said = capsys.readouterr()
+    reports = json.loads(said.out)
+    assert {name: report["ratio"] for name, report in reports.items()} == {"dit": 0.5, "vae": 0.5}
+    assert "ours / torch 0.5" in said.err
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_a_failure_is_loud_and_the_next_part_runs(
     assert run(runner, monkeypatch, tmp_path, part="dit", fault=fault) == 1
     out = capsys.readouterr().out
     assert said in out and "FAILED dit, ours" in out
-    assert json.loads((tmp_path / "out" / "vae.json").read_text())["best_ratio"] == 0.5
+    assert json.loads((tmp_path / "out" / "vae.json").read_text())["ratio"] == 0.5
 
 
 def test_parts_fit_into_eight_minutes(runner):

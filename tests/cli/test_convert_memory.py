@@ -18,20 +18,18 @@ SIZES = ("--layers", "32", "--width", "256", "--ffn_dim", "3072", "--text_dim", 
 )
 def test_memory_is_that_of_the_largest_group_of_tensors(flags, tmp_path):
     done = subprocess.run(
-        [sys.executable, "benchmarks/convert.py", *flags, "--dir", str(tmp_path)],
+        [sys.executable, "benchmarks/convert.py", *flags, "--dir", str(tmp_path), "--json"],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["from"], row["to"]) for row in rows] == [
-        ("run", "diffusers"),
-        ("diffusers", "orbax"),
-    ]
-    for row in rows:
+    result = json.loads(done.stdout)
+    assert list(result["cases"]) == ["run to diffusers", "diffusers to orbax"]
+    for case in result["cases"].values():
         # Whoever held all of it would be far beyond.
-        assert row["written"] > 2 * row["group"]
-        assert row["growth"] <= 1.2 * row["group"], row
+        assert case["written"] > 2 * result["group_bytes"]
+        assert case["growth"] <= 1.2 * result["group_bytes"], case
+    assert result["ratio"] <= 1.2
     assert not list(tmp_path.iterdir())

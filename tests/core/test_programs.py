@@ -11,9 +11,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from skyreels_jax.core import programs
-from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.programs import Program, Shelf, keep_programs
+from skyreels_jax.core import naming, programs
+from skyreels_jax.core.programs import Program, keep_programs
+from skyreels_jax.core.shelf import Shelf
 
 TRACED = []
 
@@ -23,14 +23,19 @@ def scaled(name, x, y):
     return {"sum": (x["a"] @ y, None), "rest": x["a"] * 2}
 
 
+def noted_call(function):
+    return function()
+
+
 def noted(x, noise):
     TRACED.append("noted")
     return x + noise
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """Programs are kept in a folder of their own, and none comes from the suite's cache."""
+    monkeypatch.setattr(naming, "KNOWN", naming.KNOWN | {__name__.partition(".")[0]})
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # else the setting is not read again
     TRACED.clear()
@@ -91,11 +96,15 @@ def test_anything_else_is_another_program(folder, change, monkeypatch):
 
 def test_what_programs_depend_on(folder, monkeypatch):
     said = programs._about()
-    for word in (jax.__version__, jax.devices()[0].device_kind, "xla_force_host_platform_device"):
+    for word in (jax.__version__, "xla_force_host_platform_device"):
         assert word in said
     monkeypatch.setenv("XLA_FLAGS", "--xla_other")
     assert programs._about.__wrapped__() != said
     assert programs._about.__wrapped__() == programs._about.__wrapped__()
+    first, second = jax.devices()[:2]
+    texts = [[first], [second], [first, second], [second, first]]
+    texts = [programs._text_of_devices(devices) for devices in texts]
+    assert len(set(texts)) == 4 and all(first.device_kind in text for text in texts)
 
 
 def test_keys_of_random_numbers_and_donation(folder):
@@ -125,11 +134,17 @@ def test_divided_arrays(folder):
     jax.clear_caches()
     Program(noted)(jnp.arange(8.0), jnp.ones(8))
     second = jax.devices()[1]
+    turned = NamedSharding(Mesh(mesh.devices[::-1], ("a", "b")), PartitionSpec("a"))
+    out = Program(noted)(
+        jax.device_put(jnp.arange(8.0), turned), jax.device_put(jnp.ones(8), turned)
+    )
+    np.testing.assert_array_equal(out, np.arange(8) + 1)
+    assert out.sharding.is_equivalent_to(turned, 1)  # the same but for the order of devices
     for _ in range(2):
         jax.clear_caches()
         out = Program(noted)(jax.device_put(jnp.arange(8.0), second), jnp.ones(8))
         assert out.devices() == {second}
-    assert TRACED == ["noted"] * 3 and len(entries(folder)) == 3
+    assert TRACED == ["noted"] * 4 and len(entries(folder)) == 4
 
 
 class Evil:
@@ -141,11 +156,8 @@ def test_what_others_wrote_is_not_opened(folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("EVIL", str(tmp_path / "evil"))
     run()
     (path,) = entries(folder)
-    ours = path.read_bytes()
-    stranger = Shelf(tmp_path / "elsewhere")  # with a key of its own
-    stranger.write(path.stem, pickle.dumps(Evil()))
-    theirs = (tmp_path / "elsewhere" / path.name).read_bytes()
-    for content in (theirs, ours[:-1], ours[:10], b"", ours[:60] + b"x" + ours[61:]):
+    ours, evil = path.read_bytes(), pickle.dumps(Evil())
+    for content in (ours[:32] + evil, b"k" * 32 + evil, ours[:60] + b"x" + ours[61:], b""):
         TRACED.clear()
         path.write_bytes(content)
         with caplog.at_level(logging.WARNING):
@@ -155,39 +167,47 @@ def test_what_others_wrote_is_not_opened(folder, tmp_path, monkeypatch, caplog):
         assert not (tmp_path / "evil").exists()
         caplog.clear()
     run()
-    assert TRACED == ["first"]  # it was written anew
+    assert TRACED == ["first"] and entries(folder) == [path]  # it was written anew
 
 
-def test_an_entry_under_another_name_is_not_opened(folder, caplog):
+@pytest.mark.parametrize("what", ["no pickle", "no program", "other arguments"])
+def test_what_does_not_load_is_compiled_and_written_anew(folder, monkeypatch, caplog, what):
+    names, write = [], Shelf.write
+    monkeypatch.setattr(
+        Shelf,
+        "write",
+        lambda self, name, body: names.append((name, body)) or write(self, name, body),
+    )
+    run("second", rows=5)
     run()
-    run("second")
-    first, second = entries(folder)
-    second.write_bytes(first.read_bytes())
+    (_, other), (name, ours) = names
+    body = {"no pickle": b"x", "no program": pickle.dumps((b"x", None)), "other arguments": other}
+    write(Shelf(folder), name, body[what])
     TRACED.clear()
     with caplog.at_level(logging.WARNING):
         run()
-        run("second")
-    assert len(TRACED) == 1 and "not yours" in caplog.text
+    assert TRACED == ["first"] and "does not load" in caplog.text
+    caplog.clear()
+    run()
+    assert TRACED == ["first"] and not caplog.text
 
 
-def test_the_key_is_the_users_alone(tmp_path):
-    keep_programs(tmp_path)
-    (key,) = tmp_path.glob("key-*")
-    assert key.stat().st_mode & 0o777 == 0o600 and len(key.read_bytes()) == 32
-    before = key.read_bytes()
-    keep_programs(tmp_path)
-    assert key.read_bytes() == before
-    key.chmod(0o644)
-    with pytest.raises(UserError, match="not a key that you alone can read and write; remove it"):
-        keep_programs(tmp_path)
-    key.unlink()
-    key.symlink_to(tmp_path / "other")
-    (tmp_path / "other").write_bytes(b"k" * 32)
-    with pytest.raises(UserError, match="not a key that you alone"):
-        keep_programs(tmp_path)
-    keep_programs(None)
-    with pytest.raises(UserError, match="cannot keep programs"):
-        keep_programs(tmp_path / "other" / "under a file")
+def test_functions_of_one_name_are_two_programs(folder):
+    """`<function advance>` of a tree's structure says nothing of whose it is."""
+
+    def made(module, power):
+        def function(x):
+            TRACED.append(module)
+            return x**power
+
+        function.__module__, function.__qualname__ = module, "power"
+        return function
+
+    for module, power in [("jax.a", 2), ("jax.b", 3)] * 2:
+        jax.clear_caches()
+        partial = jax.tree_util.Partial(made(module, power), jnp.float32(2))
+        assert Program(noted_call)(partial) == 2.0**power
+    assert TRACED == ["jax.a", "jax.b"] and len(entries(folder)) == 2
 
 
 def test_what_has_no_text_is_not_kept(folder, caplog):
@@ -202,7 +222,7 @@ def test_what_has_no_text_is_not_kept(folder, caplog):
             Program(scaled, static=[0])(object(), {"a": jnp.eye(2)}, jnp.eye(2))["sum"][0][0, 0]
             == 1
         )
-    assert not entries(folder) and caplog.text.count("do not say all") == 2
+    assert not entries(folder) and caplog.text.count("does not say all") == 2
 
 
 def test_what_jaxs_cache_has_is_not_kept(folder, monkeypatch):
@@ -219,20 +239,6 @@ def test_hits_are_counted():
     jax.monitoring.record_event("/jax/compilation_cache/other")
     jax.monitoring.unregister_event_listener(hits._note)
     assert hits.count == 1
-
-
-def test_the_newest_entries_stay(folder, monkeypatch):
-    monkeypatch.setattr(programs, "KEPT", 2)
-    for number, name in enumerate(["first", "second", "third"]):
-        run(name)
-        for path in entries(folder):
-            os.utime(path, (number, number)) if path.stat().st_mtime > 1e6 else None
-    run("second")  # reading is using
-    run("fourth")
-    TRACED.clear()
-    for name in ("second", "fourth", "third"):
-        run(name)
-    assert TRACED == ["third"]
 
 
 def test_inside_another_program_it_is_a_part_of_that(folder):

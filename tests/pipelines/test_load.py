@@ -12,6 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import skyreels_jax
 from skyreels_jax.checkpoint import Checkpoints
+from skyreels_jax.core import programs
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.models import layout
@@ -183,10 +184,16 @@ def test_compilation_cache(monkeypatch, folder, expected):
         monkeypatch.delenv("SKYREELS_JAX_CACHE", raising=False)
     else:
         monkeypatch.setenv("SKYREELS_JAX_CACHE", folder)
+    kept = []  # nothing is written there, and tests behind this one keep no programs
+    monkeypatch.setattr(programs, "keep_programs", kept.append)
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         cache.enable_compilation_cache()
         found = jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-    assert found == (expected and str(pathlib.Path(expected).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    folder = expected and pathlib.Path(expected).expanduser()
+    assert found == (folder and str(folder))
+    assert kept == ([folder / "programs"] if folder else [])
