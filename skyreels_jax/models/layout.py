@@ -25,6 +25,7 @@ from skyreels_jax.models.dit.config import from_official
 from skyreels_jax.models.kinds import IMAGE_PARTS, KINDS, TEXT_PARTS, abstract_model
 from skyreels_jax.models.umt5.config import XXL
 from skyreels_jax.models.vae.config import VAEConfig
+from skyreels_jax.nn.whole import put_together
 from skyreels_jax.weights.convert import load_tree
 from skyreels_jax.weights.export import export_params
 from skyreels_jax.weights.params import ParamSource, StoredParams, TreeParams
@@ -232,7 +233,7 @@ def load_component(component: Component, *, dtype: Any = None, **options: Any) -
     graphdef, abstract = abstract_model(component.name, component.config)
     source = open_source(component.weights)
     tree = load_tree(component.table, source, abstract, dtype=dtype, **options)
-    return nnx.merge(graphdef, tree)
+    return put_together(graphdef, tree)
 
 
 def stored_params(component: Component) -> StoredParams:

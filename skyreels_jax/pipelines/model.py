@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 import skyreels_jax
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.nn.whole import put_together
 from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.causal import CachedBlocks
@@ -329,7 +329,7 @@ class VideoModel:
         """Returns what makes the windows of films."""
         model = self._graphdef, params
         if request.film.cached:
-            transformer = nnx.merge(*model).transformer
+            transformer = put_together(*model).transformer
             return CachedBlocks.of(transformer, request, progress=progress)
         return WholeWindows(model=model, request=request, progress=progress)
 
