@@ -34,7 +34,7 @@ from skyreels_jax.models.dit import SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.blocks import KV
 from skyreels_jax.models.dit.kv_cache import cache_window
 from skyreels_jax.pipelines.causal import CachedBlocks
-from skyreels_jax.pipelines.generate import Told, finished, initial_noise
+from skyreels_jax.pipelines.generate import Told, initial_noise
 from skyreels_jax.pipelines.lengths import FilmPlan
 
 TINY = pathlib.Path(skyreels_jax.__file__).parent / "assets" / "tiny" / "transformer"
@@ -90,7 +90,7 @@ def blocks(
     for block in film.windows():
         noise = initial_noise((0,), (window.block, *size), window=block.index)
         keys = jnp.stack([stream(0, "window", block.index)])
-        latents, cache = finished(make(block, noise, told, keys=keys, memory=cache))
+        latents, cache = make(block, noise, told, keys=keys, memory=cache)
         yield latents, cache
 
 

@@ -6,7 +6,7 @@ block, however long the film.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from skyreels_jax.models.dit.kv_cache import (
     write,
 )
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.nn.whole import taken_apart
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.lengths import Window
 from skyreels_jax.pipelines.validate import Request
@@ -66,7 +67,7 @@ class CachedBlocks:
         guidance_scale: float,
         progress: Callable[[int], Any] | None = None,
     ):
-        graphdef, self._params = nnx.split(transformer)
+        graphdef, self._params = taken_apart(transformer)
         self._model = CachedModel(graphdef, window)
         self._config, self._window = transformer.config, window
         self._dtype = transformer.blocks.attn1.k.kernel[...].dtype
@@ -94,7 +95,7 @@ class CachedBlocks:
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: KV
-    ) -> Generator[None, None, tuple[Latents, KV]]:
+    ) -> tuple[Latents, KV]:
         """Returns the block of `window` (see `Maker`), behind those that are given whole.
 
         Where the plan adds noise to conditions, finished blocks are kept with that, drawn once, and
@@ -107,15 +108,13 @@ class CachedBlocks:
             block, known = x[:, here], shared | {"place": self._place(window.start + start)}
             if start + size > plan.prefix:
                 seen = Partial(self._model, known | {"cache": memory})
-                block = yield from parts.denoise(
+                block = parts.denoise(
                     parts.steered(seen, self._scale),
                     block,
                     jax.tree.map(lambda column, here=here: column[:, here], time_grid(plan)),
                     keys=keys,
                     progress=self._progress,
                 )
-            else:
-                yield  # `memory` is not destroyed before
             number = np.int32(plan.rows + start // size)  # no row of the sampler has it
             memory = compiled_remember(
                 self._model, self._sides, memory, known, block, level, keys, number

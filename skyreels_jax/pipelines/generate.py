@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ KEPT_CONTEXTS = 4  # what a film needs at once: its prompt or two of them, and t
 Condition = Mapping[str, Array]
 Told = tuple[Condition, Condition]  # what the model is told, and what it is steered away from
 READ = ("context", "context_weight", "image_context")  # of conditions: what `read` makes text of
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +99,14 @@ class Contexts:
 
     def __init__(self, graphdef: Any, params: Params, tokenizer: Any, texts: Sequence[str]):
         unique = list(dict.fromkeys(texts))
-        tokens = tokenize(tokenizer, unique, max_length=MAX_TOKENS, multiple=TOKEN_BUCKET)
-        rows = zip(unique, tokens["input_ids"], tokens["length"], strict=True)
-        self._tokens = {text: (ids[None], length[None]) for text, ids, length in rows}
+        read = tokenize(tokenizer, unique, max_length=MAX_TOKENS, multiple=TOKEN_BUCKET)
+        rows = zip(unique, read["input_ids"], read["length"], strict=True)
+        tokens = {text: (ids[None], length[None]) for text, ids, length in rows}
         encode = Method(graphdef, "encode")
 
         @functools.lru_cache(maxsize=KEPT_CONTEXTS)
-        def context(text: str) -> Mapping[str, Array]:
-            return compiled_call(encode, params, *self._tokens[text])
+        def context(text: str) -> Mapping[str, Array]:  # without `self`, which keeps it: no cycle
+            return compiled_call(encode, params, *tokens[text])
 
         self._context = context
 
@@ -158,9 +157,9 @@ def denoise(
     keys: Key[Array, " B"],
     memory: Any = None,
     progress: Callable[[int], Any] | None = None,
-) -> Generator[None, None, Latents]:
-    """Returns the latents at the end of `grid`, float32, and yields whenever the device has got one
-    row more to compute.
+) -> Latents:
+    """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], still being computed where
+    there is no `progress`.
 
     keys: one per sample, for grids that noise their conditions. memory: what `velocity` carries
     from row to row. progress: called with 1 after each row, when the next one is under way, so that
@@ -172,20 +171,10 @@ def denoise(
             jax.block_until_ready(before)
             progress(1)
         before = latents
-        yield
     if progress is not None:
         jax.block_until_ready(latents)
         progress(1)
     return latents
-
-
-def finished(rows: Generator[None, None, T]) -> T:
-    """Returns what `rows` returns in the end."""
-    while True:
-        try:
-            next(rows)
-        except StopIteration as end:
-            return end.value
 
 
 def step_cache_embedding(graphdef: Any, params: Params) -> Embed:

@@ -11,7 +11,7 @@ In every way a window costs the same time and memory wherever it is in the film.
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -69,12 +69,11 @@ class Maker(Protocol):
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: Any
-    ) -> Generator[None, None, tuple[Latents, Any]]:
+    ) -> tuple[Latents, Any]:
         """Returns the latents of `window`, float32 [B, T, h, w, C], and the memory after it.
 
-        It yields, at least once, whenever the device has got a row more to compute.
         x: noise, and given frames in their places. told: the same object while nothing changes.
-        `memory` is destroyed, but not before the first row.
+        `memory` is destroyed.
         """
         ...
 
@@ -96,7 +95,7 @@ class WholeWindows:
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: None
-    ) -> Generator[None, None, tuple[Latents, None]]:
+    ) -> tuple[Latents, None]:
         graphdef, params = self.model
         model = Partial(parts.ReadModel(graphdef), self._known(told))
         velocity = parts.steered(model, self.request.guidance_scale)
@@ -105,7 +104,7 @@ class WholeWindows:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
         how = {"keys": keys, "memory": residuals, "progress": self.progress}
-        return (yield from parts.denoise(velocity, x, grid, **how)), None
+        return parts.denoise(velocity, x, grid, **how), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,34 +132,21 @@ class Films:
 
     def windows(self, carried: Carried) -> Iterator[Made]:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
-        carried on; caches and memory there are gone when the next window is asked for."""
-        windows = self.request.film.windows(carried.index)
-        window, rows = next(windows, None), None
-        while window is not None:
-            rows = self._begun(window, carried) if rows is None else rows
-            latents, memory = parts.finished(rows)
+        carried on; caches and memory there may be gone when the next window is asked for.
+
+        No window is begun before the one before it is handed over: to begin may take minutes (a
+        program to compile, a text to read) or fail, and what is finished must not wait for that.
+        """
+        for window in self.request.film.windows(carried.index):
+            latents, memory = self.latents(window, self._noise(window), carried)
             latents = np.asarray(latents)[:, : latents.shape[1] - window.plan.suffix]
             if self.keep is not None:
                 self.keep(latents)
             shown, carried = self._show(latents, window, carried._replace(memory=memory))
-            # The device has the next window's first row while these frames are decoded, fetched,
-            # and used: it does not wait, and what it holds for that are the latents of a window.
-            following = next(windows, None)
-            rows = None if following is None else self._begun(following, carried)
             yield window, [film.frames() for film in shown], carried
-            window = following
 
-    def _begun(self, window: Window, carried: Carried) -> Generator:
-        """Returns the rows of `window`, the first of which is under way."""
-        rows = self.latents(window, self._noise(window), carried)
-        next(rows)
-        return rows
-
-    def latents(
-        self, window: Window, x: Latents, carried: Carried
-    ) -> Generator[None, None, tuple[Latents, Any]]:
-        """Returns what the model makes of `x`, noise or what is noised, and its memory after it,
-        row by row (see `Maker`)."""
+    def latents(self, window: Window, x: Latents, carried: Carried) -> tuple[Latents, Any]:
+        """Returns what the model makes of `x`, noise or what is noised, and its memory after it."""
         suffix, memory = self.suffix if window.plan.suffix else None, carried.memory
         if memory is None:
             memory = self.make.start(len(self.seeds), self.size[:2])

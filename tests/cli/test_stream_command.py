@@ -211,6 +211,7 @@ GOOD = ["--prompt", PROMPT, "--out", "film.mp4"]
             "2 latent frames for the last window, not a multiple of causal_block_size 3; "
             "nearest legal: 25 or 33",
         ),
+        ([*GOOD, "--state_every", "0"], "state_every 0 is out of range; legal: 1 and more"),
         ([*GOOD, "--ar_step", "-1"], "ar_step -1 is out of range; legal: 0 to 1000"),
         ([*GOOD, "--addnoise_condition", "1000"], "addnoise_condition 1000 is out of range"),
         ([*GOOD, "--carry", "frames"], "carry 'frames' is not one of pixels, latents"),
@@ -308,7 +309,9 @@ def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         interrupt(patch, after=1)
         assert stream("--prompt", PROMPT, "--out", film)[0] == 130
-    assert "leave out --seed (legal: --seconds, --out" in refused("--resume", state, "--seed", "3")
+    assert "leave out --seed (legal: --seconds, --out, --state_every" in refused(
+        "--resume", state, "--seed", "3"
+    )
     assert "leave out --overwrite" in refused("--resume", state, "--overwrite")
     assert "0.75 seconds are made already" in refused("--resume", state, "--seconds", "0.5")
     assert "seconds inf is out of range" in refused("--resume", state, "--seconds", "inf")
