@@ -17,7 +17,7 @@ from skyreels_jax.core.types import Latents, Params, Time
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.guidance import conditional, guided
 from skyreels_jax.diffusion.sample import sample_steps
-from skyreels_jax.diffusion.solvers import UniPC
+from skyreels_jax.diffusion.solvers import make_solver
 from skyreels_jax.models.umt5.text import tokenize
 from skyreels_jax.pipelines.teacache import Embed
 
@@ -154,6 +154,7 @@ def denoise(
     x: Latents,
     grid: TimeGrid,
     *,
+    solver: str,
     keys: Key[Array, " B"],
     memory: Any = None,
     progress: Callable[[int], Any] | None = None,
@@ -161,12 +162,12 @@ def denoise(
     """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], still being computed where
     there is no `progress`.
 
-    keys: one per sample, for grids that noise their conditions. memory: what `velocity` carries
-    from row to row. progress: called with 1 after each row, when the next one is under way, so that
-    the device does not wait for who is told.
+    solver: its name. keys: one per sample, for grids that noise their conditions. memory: what
+    `velocity` carries from row to row. progress: called with 1 after each row, when the next one is
+    under way, so that the device does not wait for who is told.
     """
     before, latents = None, x
-    for latents in sample_steps(velocity, x, grid, UniPC(), keys=keys, memory=memory):
+    for latents in sample_steps(velocity, x, grid, make_solver(solver), keys=keys, memory=memory):
         if progress is not None and before is not None:
             jax.block_until_ready(before)
             progress(1)

@@ -104,7 +104,7 @@ class WholeWindows:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
         how = {"keys": keys, "memory": residuals, "progress": self.progress}
-        return parts.denoise(velocity, x, grid, **how), None
+        return parts.denoise(velocity, x, grid, solver=self.request.solver, **how), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

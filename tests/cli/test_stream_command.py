@@ -211,6 +211,8 @@ GOOD = ["--prompt", PROMPT, "--out", "film.mp4"]
             "2 latent frames for the last window, not a multiple of causal_block_size 3; "
             "nearest legal: 25 or 33",
         ),
+        ([*GOOD, "--solver", "heun"], "solver 'heun' is not one of unipc, euler"),
+        ([*GOOD, "--schedule", "karras"], "schedule 'karras' is not one of diffusers, official"),
         ([*GOOD, "--state_every", "0"], "state_every 0 is out of range; legal: 1 and more"),
         ([*GOOD, "--ar_step", "-1"], "ar_step -1 is out of range; legal: 0 to 1000"),
         ([*GOOD, "--addnoise_condition", "1000"], "addnoise_condition 1000 is out of range"),

@@ -72,6 +72,7 @@ def test_progress_comes_when_a_row_is_done_and_the_next_is_under_way(rows):
         conditional(Partial(zero_velocity), {}),
         x,
         synchronous(3),
+        solver="unipc",
         keys=jax.random.split(jax.random.key(0), 1),
         progress=lambda count: said.append((count, len(rows))),
     )
