@@ -290,8 +290,10 @@ def write_component(
     *,
     dtype: Any = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    origin: str | None = None,
 ) -> None:
-    """Does what `save_component` does, of parameters that are read one by one."""
+    """Does what `save_component` does, of parameters that are read one by one; `max_shard_bytes`
+    and `origin` are those of `write_safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     kind, abstract = KINDS[name], abstract_model(name, config)[1]
     write_safetensors(
@@ -299,6 +301,7 @@ def write_component(
         export_params(kind.diffusers_table(config), params, abstract, dtype=dtype),
         max_shard_bytes=max_shard_bytes,
         basename=kind.basename,
+        origin=origin,
     )
     write_config(folder, name, config)
 
