@@ -162,11 +162,14 @@ def mesh(text: str | None, source: Any, request: Any) -> Any:
     if text is None:
         return None
     from skyreels_jax.core.config import from_dict
+    from skyreels_jax.core.errors import UserError
     from skyreels_jax.parallel.mesh import MeshConfig
     from skyreels_jax.pipelines.divided import check_mesh
 
-    parts = dict(part.partition("=")[::2] for part in text.split(","))
-    values = {name: int(size) if _whole(size) else size for name, size in parts.items()}
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    values = {name: int(size) if _whole(size) else size for name, _, size in parts}
+    if len(values) < len(parts) or not all(name and size for name, _, size in parts):
+        raise UserError(f"--mesh {text!r} is not like data=2,context=-1, each axis once")
     config = from_dict(MeshConfig, values)
     check_mesh(config, source, request)
     return config

@@ -263,11 +263,11 @@ def encode_video(
 ) -> Float[np.ndarray, "1 T h w C"]:
     """Returns the normalised latents of 1 + temporal k frames in [-1, 1], chunk by chunk."""
     chunk, cache = compiled_encode(*vae, video[:, :1], None)
-    rows = [np.asarray(chunk)]
+    rows = [chunk]  # not fetched before the last is under way: the device has its next one by then
     for start in range(1, video.shape[1], temporal):
         chunk, cache = compiled_encode(*vae, video[:, start : start + temporal], cache)
-        rows.append(np.asarray(chunk))
-    return np.concatenate(rows, axis=1)
+        rows.append(chunk)
+    return np.concatenate([np.asarray(row) for row in rows], axis=1)
 
 
 def encode_frames(vae: Model, frames: Frames, *, temporal: int) -> Float[np.ndarray, "1 T h w C"]:

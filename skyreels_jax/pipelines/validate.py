@@ -25,7 +25,7 @@ from skyreels_jax.pipelines.video import Video, read_video
 
 DTYPES = ("float32", "bfloat16")
 MAX_SEED = 2**32 - 1
-MAX_FPS = 240.0
+MIN_FPS, MAX_FPS = 0.01, 240.0  # rates of films are fractions of at most 1001 (`film`)
 MAX_FRAMES, MAX_SECONDS = 10**9, 10.0**7
 
 
@@ -302,6 +302,8 @@ def check_seconds(seconds: Any) -> float:
 def _rate(fps: Any, video: Video | None) -> float:
     """Returns the frames a second of the film, which are those of the video it continues."""
     fps = _real("fps", fps, MAX_FPS)
+    if fps < MIN_FPS:
+        raise UserError(f"fps {fps:g} is out of range; legal: {MIN_FPS:g} to {MAX_FPS:g}")
     if video is not None and video.fps is not None and abs(video.fps - fps) > 0.01:
         raise UserError(
             f"the video has {video.fps:g} frames a second and the film {fps:g}; "

@@ -11,6 +11,7 @@ from skyreels_jax.diffusion import sample
 from skyreels_jax.diffusion.grids import synchronous
 from skyreels_jax.diffusion.guidance import conditional
 from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines import stream
 from skyreels_jax.pipelines.stream import IN_FLIGHT, Shown
 
 STEPS = 2
@@ -96,6 +97,21 @@ class Pixels:
     def __array__(self, *_, **__):
         self.events.append(("wait", self.number))
         return np.full((1, 2, 1, 1, 3), self.number, np.uint8)
+
+
+def test_chunks_are_encoded_without_waiting_for_each(monkeypatch):
+    events = []
+
+    def encoded(video):
+        events.append(("encode", video.shape[1]))
+        return Pixels(len(events), events), None
+
+    monkeypatch.setattr(stream, "compiled_encode", lambda video, cache: encoded(video))
+    found = stream.encode_video.__wrapped__((), np.zeros((1, 9, 8, 8, 3), np.float32), temporal=4)
+    assert events == [("encode", 1), ("encode", 4), ("encode", 4)] + [
+        ("wait", number) for number in (1, 2, 3)
+    ]
+    np.testing.assert_array_equal(found[0, :, 0, 0, 0], [1, 1, 2, 2, 3, 3])
 
 
 def test_frames_are_waited_for_two_chunks_later():
