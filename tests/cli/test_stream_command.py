@@ -106,6 +106,20 @@ def test_a_stopped_film_goes_on(stream, story, tmp_path, monkeypatch, carry):
     assert film.read_bytes() == whole.read_bytes()
 
 
+def test_a_film_goes_on_from_a_state_of_some_windows_ago(stream, tmp_path, monkeypatch):
+    whole, film, state = (tmp_path / name for name in ("whole.mp4", "film.mp4", "film.state"))
+    flags = ("--prompt", PROMPT, "--num_frames", "21", "--state_every", "3", "--carry", "latents")
+    assert stream(*flags, "--out", whole)[0] == 0
+    interrupt(monkeypatch, after=2)
+    code, _, err = stream(*flags, "--out", film)
+    assert code == 130 and "has 1.1 s, its state 0.8 s; go on with" in err
+    assert len(frames(film)) == 13
+    code, _, err = stream("--resume", state, "--state_every", "2")
+    assert code == 0 and err.splitlines()[0].startswith("1.1 s of 1.8 s")
+    assert film.read_bytes() == whole.read_bytes()
+    assert "is complete" in stream("--resume", state)[2]
+
+
 def test_a_causal_film_goes_on_from_its_cache(stream, causal_folder, story, tmp_path, monkeypatch):
     whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
     model = ("--model_id", causal_folder, "--sink_frames", "2")

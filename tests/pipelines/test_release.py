@@ -6,9 +6,23 @@ import weakref
 
 import jax
 import pytest
-from streams import PROMPT, SMALL
+from runs import save, trained
+from streams import PROMPT, SMALL, picture
 
 from skyreels_jax.pipelines.load import load
+from skyreels_jax.testing.micro import write_micro_model
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory):
+    return write_micro_model(tmp_path_factory.mktemp("image"), image=True)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, micro_folder):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    save(run, 3, trained(), None, vae=micro_folder / "vae")
+    return run
 
 
 @pytest.fixture
@@ -20,12 +34,14 @@ def no_cycles():
 
 
 def held(model) -> list[weakref.ref]:
-    leaves = jax.tree.leaves((model._adapted(), model._vae[1]))
+    leaves = jax.tree.leaves((model._adapted(), model._vae[1], model._image_encoder or ()))
+    leaves = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     return [weakref.ref(thing) for thing in (model, model.source, *leaves)]
 
 
 def generated(model):
-    model.generate(PROMPT, num_frames=5, **SMALL)
+    image = picture(0) if model.source.takes_image else None
+    model.generate(PROMPT, image=image, num_frames=5, **SMALL)
 
 
 def streamed(model):
@@ -42,11 +58,16 @@ def begun(model):
     next(itertools.islice(model.films(model.source.request(prompt=[PROMPT] * 2)), 1))
 
 
-@pytest.mark.parametrize("use", [None, generated, streamed, stopped, begun])
-@pytest.mark.parametrize("kind", ["micro_folder", "forcing_folder", "causal_folder"])
+@pytest.mark.parametrize(
+    ("kind", "use"),
+    [
+        *itertools.product(
+            ["forcing_folder", "causal_folder"], [None, generated, streamed, stopped, begun]
+        ),
+        *itertools.product(["micro_folder", "image_folder", "run_folder"], [None, generated]),
+    ],
+)
 def test_a_model_goes_with_its_last_name(kind, use, request, no_cycles):
-    if kind == "micro_folder" and use in (streamed, stopped):
-        pytest.skip("makes films in one go")
     model = load(str(request.getfixturevalue(kind)))
     things = held(model)
     if use is not None:
