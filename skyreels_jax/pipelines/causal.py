@@ -6,7 +6,7 @@ block, however long the film.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -97,7 +97,7 @@ class CachedBlocks:
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: KV
-    ) -> tuple[Latents, KV]:
+    ) -> Generator[None, None, tuple[Latents, KV]]:
         """Returns the block of `window` (see `Maker`), behind those that are given whole.
 
         Where the plan adds noise to conditions, finished blocks are kept with that, drawn once, and
@@ -110,7 +110,7 @@ class CachedBlocks:
             block, known = x[:, here], shared | {"place": self._place(window.start + start)}
             if start + size > plan.prefix:
                 seen = Partial(self._model, known | {"cache": memory})
-                block = parts.denoise(
+                block = yield from parts.denoise(
                     parts.steered(seen, self._scale),
                     block,
                     jax.tree.map(lambda column, here=here: column[:, here], time_grid(plan)),
@@ -118,6 +118,8 @@ class CachedBlocks:
                     keys=keys,
                     progress=self._progress,
                 )
+            else:
+                yield  # `memory` is not destroyed before
             number = np.int32(plan.rows + start // size)  # no row of the sampler has it
             memory = compiled_remember(
                 self._model, self._sides, memory, known, block, level, keys, number

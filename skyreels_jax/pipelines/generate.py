@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ KEPT_CONTEXTS = 4  # what a film needs at once: its prompt or two of them, and t
 Condition = Mapping[str, Array]
 Told = tuple[Condition, Condition]  # what the model is told, and what it is steered away from
 READ = ("context", "context_weight", "image_context")  # of conditions: what `read` makes text of
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +159,9 @@ def denoise(
     keys: Key[Array, " B"],
     memory: Any = None,
     progress: Callable[[int], Any] | None = None,
-) -> Latents:
-    """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], still being computed where
-    there is no `progress`.
+) -> Generator[None, None, Latents]:
+    """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], and yields whenever the
+    device has got one row more to compute.
 
     solver: its name. keys: one per sample, for grids that noise their conditions. memory: what
     `velocity` carries from row to row. progress: called with 1 after each row, when the next one is
@@ -172,10 +173,20 @@ def denoise(
             jax.block_until_ready(before)
             progress(1)
         before = latents
+        yield
     if progress is not None:
         jax.block_until_ready(latents)
         progress(1)
     return latents
+
+
+def finished(rows: Generator[None, None, T]) -> T:
+    """Returns what `rows` returns in the end."""
+    while True:
+        try:
+            next(rows)
+        except StopIteration as end:
+            return end.value
 
 
 def step_cache_embedding(graphdef: Any, params: Params) -> Embed:

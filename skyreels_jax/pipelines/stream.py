@@ -11,7 +11,7 @@ In every way a window costs the same time and memory wherever it is in the film.
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -69,11 +69,12 @@ class Maker(Protocol):
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: Any
-    ) -> tuple[Latents, Any]:
+    ) -> Generator[None, None, tuple[Latents, Any]]:
         """Returns the latents of `window`, float32 [B, T, h, w, C], and the memory after it.
 
+        It yields, at least once, whenever the device has got a row more to compute.
         x: noise, and given frames in their places. told: the same object while nothing changes.
-        `memory` is destroyed.
+        `memory` is destroyed, but not before the first row.
         """
         ...
 
@@ -95,7 +96,7 @@ class WholeWindows:
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: None
-    ) -> tuple[Latents, None]:
+    ) -> Generator[None, None, tuple[Latents, None]]:
         graphdef, params = self.model
         model = Partial(parts.ReadModel(graphdef), self._known(told))
         velocity = parts.steered(model, self.request.guidance_scale)
@@ -103,8 +104,9 @@ class WholeWindows:
         if cache is not None:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
-        how = {"keys": keys, "memory": residuals, "progress": self.progress}
-        return parts.denoise(velocity, x, grid, solver=self.request.solver, **how), None
+        how = {"solver": self.request.solver, "keys": keys, "memory": residuals}
+        rows = parts.denoise(velocity, x, grid, progress=self.progress, **how)
+        return (yield from rows), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,19 +136,43 @@ class Films:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
         carried on; caches and memory there may be gone when the next window is asked for.
 
-        No window is begun before the one before it is handed over: to begin may take minutes (a
-        program to compile, a text to read) or fail, and what is finished must not wait for that.
+        The device has the next window's first row while these frames are decoded, fetched, and
+        used: it does not wait, and what it holds for that are the latents of a window. What goes
+        wrong there is raised when that window is asked for, behind the one that is finished.
         """
-        for window in self.request.film.windows(carried.index):
-            latents, memory = self.latents(window, self._noise(window), carried)
+        windows = self.request.film.windows(carried.index)
+        window, rows = next(windows, None), None
+        while window is not None:
+            rows = self._begun(window, carried) if rows is None else rows
+            latents, memory = parts.finished(rows)
             latents = np.asarray(latents)[:, : latents.shape[1] - window.plan.suffix]
             if self.keep is not None:
                 self.keep(latents)
             shown, carried = self._show(latents, window, carried._replace(memory=memory))
+            following, rows, wrong = next(windows, None), None, None
+            try:
+                rows = None if following is None else self._begun(following, carried)
+            except BaseException as error:
+                wrong = error
             yield window, [film.frames() for film in shown], carried
+            if wrong is not None:
+                try:
+                    raise wrong
+                finally:
+                    del wrong  # which holds this frame, and with it the model
+            window = following
 
-    def latents(self, window: Window, x: Latents, carried: Carried) -> tuple[Latents, Any]:
-        """Returns what the model makes of `x`, noise or what is noised, and its memory after it."""
+    def _begun(self, window: Window, carried: Carried) -> Generator:
+        """Returns the rows of `window`, the first of which is under way."""
+        rows = self.latents(window, self._noise(window), carried)
+        next(rows)
+        return rows
+
+    def latents(
+        self, window: Window, x: Latents, carried: Carried
+    ) -> Generator[None, None, tuple[Latents, Any]]:
+        """Returns what the model makes of `x`, noise or what is noised, and its memory after it,
+        row by row (see `Maker`)."""
         suffix, memory = self.suffix if window.plan.suffix else None, carried.memory
         if memory is None:
             memory = self.make.start(len(self.seeds), self.size[:2])

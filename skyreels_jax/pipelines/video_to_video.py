@@ -89,6 +89,7 @@ def remade(films: Films, clip: Frames, *, level: float) -> Frames:
     latents = encode_frames(films.vae, clip, temporal=films.request.film.temporal)
     noise = parts.initial_noise(films.seeds, latents.shape[1:])
     x = interpolate(jnp.asarray(latents), noise, jnp.full((1, 1), plan.path[0], jnp.float32))
-    made, _ = films.latents(dataclasses.replace(window, plan=plan), x, Carried())
+    rows = films.latents(dataclasses.replace(window, plan=plan), x, Carried())
+    made = parts.finished(rows)[0]
     frames, _, _ = decode_window(films.vae, np.asarray(made))
     return frames

@@ -72,13 +72,14 @@ def make(
     cache = using.start(len(seeds), SIZE[:2])
     for window in film.windows():
         x = initial_noise(seeds, (window.plan.latent_frames, *SIZE), window=window.index)
-        x, cache = using(
+        rows = using(
             window,
             place(x, prefix=None if window.index else given),
             told(scenes[window.index]),
             keys=keys(seeds, window.index),
             memory=cache,
         )
+        x, cache = generate.finished(rows)
         yield np.asarray(x), cache
 
 
@@ -172,7 +173,8 @@ def test_films_hang_on_their_own_seed():
     for window, theirs in zip(film.windows(), expected, strict=True):
         x = initial_noise(SEEDS[::-1], (BLOCK, *SIZE), window=window.index)
         where = keys(SEEDS[::-1], window.index)
-        x, cache = using(window, x, both, keys=where, memory=cache)
+        rows = using(window, x, both, keys=where, memory=cache)
+        x, cache = generate.finished(rows)
         np.testing.assert_allclose(np.asarray(x)[::-1], theirs, atol=1e-5)
         assert np.abs(np.asarray(x) - theirs).max() > 0.1
 

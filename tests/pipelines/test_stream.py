@@ -46,7 +46,7 @@ def test_carried_latents_make_one_long_clip(forcing, monkeypatch):
     runs, denoise = [], parts.denoise
 
     def spied(velocity, given, *args, **kwargs):
-        made = denoise(velocity, given, *args, **kwargs)
+        made = yield from denoise(velocity, given, *args, **kwargs)
         runs.append((np.asarray(given), np.asarray(made)))
         return made
 
