@@ -139,8 +139,9 @@ def add_long(group: Any) -> None:
         action="append",
         metavar='"NAME: OPTION=VALUE ..."',
         help="one of those that are compared; give it again for each. Options: inference_steps, "
-        "guidance_scale, shift, the flags of windows below, and model (default: carried latents "
-        "beside pixels; schedules: synchronous beside asynchronous; others: --model alone)",
+        "guidance_scale, shift, solver, schedule, the flags of windows below, and model (default: "
+        "carried latents beside pixels; schedules: synchronous beside asynchronous; others: "
+        "--model alone)",
     )
     group.add_argument(
         "--change",

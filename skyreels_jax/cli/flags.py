@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 # Flags that are options of `VideoModel.generate`, under the same names.
-STEPS = ("inference_steps", "guidance_scale", "shift")
+STEPS = ("inference_steps", "guidance_scale", "shift", "solver", "schedule")
 STEP_CACHE = ("teacache_thresh", "use_ret_steps", "force_teacache")  # with --teacache alone
 SAMPLING = (
     *("negative_prompt", "num_frames", *STEPS, "fps"),
@@ -87,6 +87,10 @@ def add_steps(group: Any) -> None:
     group.add_argument("--inference_steps", type=int, metavar="N", help="denoising steps")
     group.add_argument("--guidance_scale", type=float, metavar="X", help="1 or less: no guidance")
     group.add_argument("--shift", type=float, metavar="X", help="more: more steps at high noise")
+    group.add_argument("--solver", metavar="NAME", help="unipc (default) or euler")
+    group.add_argument(
+        "--schedule", metavar="NAME", help="whose noise levels: diffusers (default) or official"
+    )
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:
@@ -158,11 +162,14 @@ def mesh(text: str | None, source: Any, request: Any) -> Any:
     if text is None:
         return None
     from skyreels_jax.core.config import from_dict
+    from skyreels_jax.core.errors import UserError
     from skyreels_jax.parallel.mesh import MeshConfig
     from skyreels_jax.pipelines.divided import check_mesh
 
-    parts = dict(part.partition("=")[::2] for part in text.split(","))
-    values = {name: int(size) if _whole(size) else size for name, size in parts.items()}
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    values = {name: int(size) if _whole(size) else size for name, _, size in parts}
+    if len(values) < len(parts) or not all(name and size for name, _, size in parts):
+        raise UserError(f"--mesh {text!r} is not like data=2,context=-1, each axis once")
     config = from_dict(MeshConfig, values)
     check_mesh(config, source, request)
     return config

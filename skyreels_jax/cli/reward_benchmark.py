@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from skyreels_jax.pipelines.validate import Request
 
 SCENES, PER_PROMPT = 32, 4
-OPTIONS = ("resolution", "inference_steps", "guidance_scale", "shift", "dtype", "batch_size")
-OPTIONS += flags.WINDOWS
+OPTIONS = ("resolution", *flags.STEPS, "dtype", "batch_size", *flags.WINDOWS)
 TITLE = "The reward model on {pairs} pairs ({split}) and on twins of {scenes} {prompts} clips"
 
 

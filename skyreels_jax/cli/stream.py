@@ -2,7 +2,8 @@
 
 The film is a fragmented .mp4 that plays at any moment, and grows. Beside it lies a .state, from
 which --resume goes on; the film is then the same, frame by frame, as if it had never been stopped.
-Ctrl-C stops after the last whole window; a crash loses no more than the window it was in.
+Ctrl-C stops after the last whole window; a crash loses no more than the window it was in, or with
+--state_every N the last N of them.
 
 A file of prompts has one a line, which share the film equally, or lines "SECOND: PROMPT", counted
 from the first frame that is made; a window shows what holds in its middle.
@@ -16,6 +17,7 @@ examples:
 """
 
 import argparse
+import contextlib
 import pathlib
 import shlex
 import sys
@@ -38,6 +40,7 @@ class Job(NamedTuple):
     """A film to make, all checked.
 
     start: loads the model and begins. path, state: of the files.
+    every: windows from one writing of the state to the next.
     size: how many bytes the film has that goes on, and is cut back to its state before; None: it is
     a new one, which takes the place of what is there if it may `overwrite` it.
     """
@@ -45,6 +48,7 @@ class Job(NamedTuple):
     start: Callable
     path: pathlib.Path
     state: pathlib.Path
+    every: int = 1
     size: int | None = None
     overwrite: bool = False
 
@@ -79,6 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILM.mp4",
         help="default: out/film.mp4, or the one beside the state",
     )
+    where.add_argument(
+        "--state_every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="windows from one writing of the state to the next (default: 1); more where --carry "
+        "cache makes it large",
+    )
     where.add_argument("--overwrite", action="store_true", help="replace a film of that name")
 
 
@@ -86,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything, then makes the film."""
     from tqdm import tqdm
 
+    if args.state_every < 1:
+        raise UserError(f"state_every {args.state_every} is out of range; legal: 1 and more")
     job = (new if args.resume is None else resumed)(args)
     with tqdm(unit="step", disable=None, leave=False) as bar:
         make(job, job.start(bar.update), lambda line: bar.write(line, file=sys.stderr))
@@ -122,7 +136,7 @@ def new(args: argparse.Namespace) -> Job:
         model = source.load(dtype=request.dtype, mesh=mesh)
         return model.open_stream(request, story, progress=progress)
 
-    return Job(start, path, state, overwrite=args.overwrite)
+    return Job(start, path, state, args.state_every, overwrite=args.overwrite)
 
 
 def resumed(args: argparse.Namespace) -> Job:
@@ -136,7 +150,7 @@ def resumed(args: argparse.Namespace) -> Job:
     if fixed:
         raise UserError(
             f"--resume goes on with the film as it was begun; leave out --{fixed[0]} "
-            "(legal: --seconds, --out, --model_id)"
+            "(legal: --seconds, --out, --state_every, --model_id)"
         )
     state = read_state(args.resume)
     source = load.find(args.model_id or state.recipe.model_id)
@@ -152,18 +166,21 @@ def resumed(args: argparse.Namespace) -> Job:
         model = source.load(dtype=request.dtype, mesh=mesh)
         return model.resume(state, seconds=args.seconds, progress=progress)
 
-    return Job(start, path, args.resume, size)
+    return Job(start, path, args.resume, args.state_every, size)
 
 
 def make(job: Job, stream: "FilmStream", report: Callable) -> None:
     """Makes the film; whatever stops it, whole windows are left, and a state to go on from.
 
-    What it takes the place of stays until there is a window.
+    The state is written after the first window, every `job.every` windows, and at the end. What the
+    film takes the place of stays until there is a window.
     """
     from skyreels_jax.pipelines import fragments
 
     kept, before, started = stream.frames, stream.frames, time.monotonic()
     begun = job.size is not None
+    # Windows made here; frames of the state on disk; whether it was to be written after the last.
+    windows, saved, due = 0, kept, True
     size = fragments.cut(job.path, kept, size=job.size) if begun else None
     try:
         for frames in stream:
@@ -173,24 +190,38 @@ def make(job: Job, stream: "FilmStream", report: Callable) -> None:
             begun, at = True, stream.frames - len(frames)
             size = fragments.append(job.path, frames, stream.fps, at=at, size=size)
             kept = stream.frames  # before the state: the film may be ahead of it, never behind
-            state = stream.state
-            if state is None:  # a part of the video that the film continues
+            if not stream.has_state:  # a part of the video that the film continues
                 before = kept
                 continue
-            state.save(job.state)
+            due, windows = windows % job.every == 0, windows + 1
+            if due:
+                saved = save(job, stream)
             rate = (kept - before) / stream.fps / (time.monotonic() - started)
             whole = stream.num_frames
             goal = "" if whole is None else f" of {whole / stream.fps:.1f} s"
             report(f"{stream.seconds:.1f} s{goal}, {rate:.3g} seconds made a second")
+        if not due:
+            due = True
+            saved = save(job, stream)
     except fragments.Changed:  # what is there is not ours to cut
         raise
     except BaseException:
+        if not due and stream.has_state and stream.frames == kept:
+            with contextlib.suppress(Exception):  # the older one goes on as well
+                saved = save(job, stream)
         if kept and job.state.exists():
             fragments.cut(job.path, kept)
-            report(f"{job.path} has {kept / stream.fps:.1f} s; go on with: {again(job)}")
+            behind = "" if saved == kept else f", its state {saved / stream.fps:.1f} s"
+            report(f"{job.path} has {kept / stream.fps:.1f} s{behind}; go on with: {again(job)}")
         elif begun:
             job.path.unlink(missing_ok=True)
         raise
+
+
+def save(job: Job, stream: "FilmStream") -> int:
+    """Writes the state; returns how many frames the film has with which it goes on."""
+    stream.state.save(job.state)
+    return stream.frames
 
 
 def again(job: Job) -> str:

@@ -4,7 +4,7 @@ A grid is data. One column is full-sequence diffusion; one column per latent fra
 else (staggered frames, clean prefixes, frames that wait), with the same sampler and solvers.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,7 @@ from skyreels_jax.diffusion.flow import TIMESTEPS, shift_sigma
 
 Columns = Float[np.ndarray, "rows #T"]
 Schedule = Literal["diffusers", "official"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 class TimeGrid(NamedTuple):
@@ -79,7 +80,7 @@ def flow_sigmas(
     elif schedule == "diffusers":
         sigma = np.linspace(1.0, 1 / TIMESTEPS, steps + 1)[:-1]
     else:
-        raise UserError(f"schedule is 'diffusers' or 'official', got {schedule!r}")
+        raise UserError(f"schedule {schedule!r} is not one of {', '.join(SCHEDULES)}")
     sigma = shift_sigma(sigma, shift)
     sigma[0] = min(sigma[0], 1 - 1e-6)
     if level < sigma[0]:

@@ -5,12 +5,14 @@ Diffusers form: `model_index.json`, `vae/`, `text_encoder/`, `tokenizer/`, `tran
 `config.json` and `*.safetensors` of the transformer, `Wan2.1_VAE.pth`,
 `models_t5_umt5-xxl-enc-bf16.pth`, `google/umt5-xxl/` (tokenizer), for image-to-video
 `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`, and, where these are not the released
-ones, `diffusers_configs.json` (ours: what the official form leaves unsaid).
+ones, `diffusers_configs.json` (ours: what the official form leaves unsaid). Whether an official
+folder is for diffusion forcing its name alone says, as the releases' do (SkyReels-V2-DF-14B-540P).
 """
 
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 from flax import nnx
@@ -25,6 +27,7 @@ from skyreels_jax.models.dit.config import from_official
 from skyreels_jax.models.kinds import IMAGE_PARTS, KINDS, TEXT_PARTS, abstract_model
 from skyreels_jax.models.umt5.config import XXL
 from skyreels_jax.models.vae.config import VAEConfig
+from skyreels_jax.nn.whole import put_together
 from skyreels_jax.weights.convert import load_tree
 from skyreels_jax.weights.export import export_params
 from skyreels_jax.weights.params import ParamSource, StoredParams, TreeParams
@@ -64,6 +67,7 @@ class Component:
 class ModelFolder:
     """What a folder holds. `form` is "diffusers" or "official"; `scheduler` its json, as it is.
 
+    pipelines: what it may be for, one of `PIPELINES`; several where files do not tell.
     image_processor: of an image-to-video model; None for all others.
     """
 
@@ -72,8 +76,20 @@ class ModelFolder:
     components: dict[str, Component]
     tokenizer: pathlib.Path
     scheduler: dict[str, Any]
-    pipeline: str
+    pipelines: tuple[str, ...]
     image_processor: CLIPImageConfig | None = None
+
+    @property
+    def pipeline(self) -> str:
+        """What it is for; raises `UserError` where its files and its name do not tell."""
+        if len(self.pipelines) > 1:
+            raise UserError(
+                f"{self.path}: nothing says if this is a text-to-video or a diffusion-forcing "
+                "model, whose files are alike; name the folder as the release is (legal: T2V or DF "
+                f'in it, as SkyReels-V2-DF-14B-540P), or put {{"pipeline": "..."}} into its '
+                f"{EXTRA} (legal: {', '.join(self.pipelines)})"
+            )
+        return self.pipelines[0]
 
 
 def read_folder(
@@ -93,8 +109,8 @@ def read_folder(
     official = [KINDS[name].official for name in ("vae", "text_encoder")]
     marks = official if complete else [TOKENIZER["official"]]
     if (path / "config.json").is_file() and any((path / name).exists() for name in marks):
-        name = path.resolve().name if model_id is None else pathlib.PurePath(model_id).name
-        return _read_official(path, name, complete=complete)
+        names = [path.absolute(), path.resolve(), pathlib.PurePath(model_id or "")]
+        return _read_official(path, [p.name for p in names], complete=complete)
     raise UserError(
         f"{path}: not a model folder; expected model_index.json (diffusers) or config.json with "
         f"{' and '.join(official)} (official SkyReels-V2)"
@@ -129,7 +145,7 @@ def _read_diffusers(path: pathlib.Path) -> ModelFolder:
         components=components,
         tokenizer=path / TOKENIZER["diffusers"],
         scheduler={"_class_name": SCHEDULER["_class_name"], **scheduler},
-        pipeline=pipeline,
+        pipelines=(pipeline,),
         image_processor=read_processor(path / PROCESSOR) if image else None,
     )
 
@@ -161,7 +177,7 @@ def read_component(folder: pathlib.Path, name: str) -> Component:
     return Component(name=name, config=config, table=kind.diffusers_table(config), weights=folder)
 
 
-def _read_official(path: pathlib.Path, name: str, *, complete: bool) -> ModelFolder:
+def _read_official(path: pathlib.Path, names: list[str], *, complete: bool) -> ModelFolder:
     configs = {
         "vae": VAEConfig(),
         "text_encoder": XXL,
@@ -187,19 +203,31 @@ def _read_official(path: pathlib.Path, name: str, *, complete: bool) -> ModelFol
         )
         for part, config in configs.items()
     }
-    # The releases say it in their names alone ("SkyReels-V2-DF-14B-540P").
-    forcing = "DF" in name.split("-")
     return ModelFolder(
         path=path,
         form="official",
         components=components,
         tokenizer=path / TOKENIZER["official"],
         scheduler=extra.get("scheduler", IMAGE_SCHEDULER if image else SCHEDULER),
-        pipeline=extra.get("pipeline", IMAGE_TO_VIDEO if image else PIPELINES[forcing]),
+        pipelines=_official_pipelines(path, names, extra.get("pipeline"), image=image),
         image_processor=preprocess.from_json(extra.get("image_processor", RELEASED_PROCESSOR))
         if image
         else None,
     )
+
+
+def _official_pipelines(
+    path: pathlib.Path, names: list[str], said: Any, *, image: bool
+) -> tuple[str, ...]:
+    """Returns what an official folder may be for: what `EXTRA` says, or else its names."""
+    legal = (IMAGE_TO_VIDEO,) if image else PIPELINES[:2]
+    if said is not None and said not in legal:
+        raise UserError(f"{path}: {EXTRA} is for {said!r}; legal here: {', '.join(legal)}")
+    if said is not None or image:
+        return (said or IMAGE_TO_VIDEO,)
+    words = {word for name in names for word in re.findall("[a-z0-9]+", name.lower())}
+    found = tuple(p for p, word in zip(legal, ("t2v", "df"), strict=True) if word in words)
+    return found if len(found) == 1 else legal
 
 
 def _require(path: pathlib.Path, *names: str) -> None:
@@ -232,7 +260,7 @@ def load_component(component: Component, *, dtype: Any = None, **options: Any) -
     graphdef, abstract = abstract_model(component.name, component.config)
     source = open_source(component.weights)
     tree = load_tree(component.table, source, abstract, dtype=dtype, **options)
-    return nnx.merge(graphdef, tree)
+    return put_together(graphdef, tree)
 
 
 def stored_params(component: Component) -> StoredParams:
@@ -262,8 +290,10 @@ def write_component(
     *,
     dtype: Any = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    origin: str | None = None,
 ) -> None:
-    """Does what `save_component` does, of parameters that are read one by one."""
+    """Does what `save_component` does, of parameters that are read one by one; `max_shard_bytes`
+    and `origin` are those of `write_safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     kind, abstract = KINDS[name], abstract_model(name, config)[1]
     write_safetensors(
@@ -271,6 +301,7 @@ def write_component(
         export_params(kind.diffusers_table(config), params, abstract, dtype=dtype),
         max_shard_bytes=max_shard_bytes,
         basename=kind.basename,
+        origin=origin,
     )
     write_config(folder, name, config)
 

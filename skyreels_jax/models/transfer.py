@@ -34,11 +34,13 @@ from skyreels_jax.weights.writer import write_safetensors
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """A component to be written; `dtype` is the type of its floating tensors (None: theirs)."""
+    """A component to be written; `dtype` is the type of its floating tensors (None: theirs),
+    `origin` as in `write_safetensors`."""
 
     config: Any
     params: ParamSource
     dtype: Any = None
+    origin: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,7 @@ def write_diffusers(
 ) -> None:
     """Writes `model` in diffusers form into the empty `folder`."""
     for name, part in model.parts.items():
-        options = {"dtype": part.dtype, "max_shard_bytes": max_shard_bytes}
+        options = {"dtype": part.dtype, "origin": part.origin, "max_shard_bytes": max_shard_bytes}
         write_component(folder / name, name, part.config, part.params, **options)
     write_small_files(model, folder)
 
@@ -187,6 +189,7 @@ def _write_official(model: WholeModel, folder: pathlib.Path, *, max_shard_bytes:
         _official_tensors("transformer", model.parts["transformer"]),
         max_shard_bytes=max_shard_bytes,
         basename="model",
+        origin=model.parts["transformer"].origin,
     )
     model.write_rest(folder, folder / TOKENIZER["official"])
     configs = {name: part.config for name, part in model.parts.items()}

@@ -31,6 +31,7 @@ from skyreels_jax.models.dit.kv_cache import (
     write,
 )
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.nn.whole import taken_apart
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.lengths import Window
 from skyreels_jax.pipelines.validate import Request
@@ -64,13 +65,14 @@ class CachedBlocks:
         window: CacheWindow,
         *,
         guidance_scale: float,
+        solver: str = "unipc",
         progress: Callable[[int], Any] | None = None,
     ):
-        graphdef, self._params = nnx.split(transformer)
+        graphdef, self._params = taken_apart(transformer)
         self._model = CachedModel(graphdef, window)
         self._config, self._window = transformer.config, window
         self._dtype = transformer.blocks.attn1.k.kernel[...].dtype
-        self._scale, self._progress = guidance_scale, progress
+        self._scale, self._solver, self._progress = guidance_scale, solver, progress
         self._sides = 2 if parts.is_guided(guidance_scale) else 1
         self._known = parts.Readings(graphdef, self._params, scale=guidance_scale)
 
@@ -85,7 +87,8 @@ class CachedBlocks:
         """Returns the maker of a request's films; `UserError` for a model that keeps no blocks."""
         film = request.film
         window = cache_window(transformer.config, rolling=film.rolling, sinks=film.sink_frames)
-        return cls(transformer, window, guidance_scale=request.guidance_scale, progress=progress)
+        how = {"guidance_scale": request.guidance_scale, "solver": request.solver}
+        return cls(transformer, window, progress=progress, **how)
 
     def start(self, count: int, size: tuple[int, int]) -> KV:
         """Returns an empty cache."""
@@ -111,6 +114,7 @@ class CachedBlocks:
                     parts.steered(seen, self._scale),
                     block,
                     jax.tree.map(lambda column, here=here: column[:, here], time_grid(plan)),
+                    solver=self._solver,
                     keys=keys,
                     progress=self._progress,
                 )

@@ -21,6 +21,7 @@ from skyreels_jax.pipelines import converted, load
 from skyreels_jax.pipelines.defaults import write_defaults
 from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.pipelines.run import (
+    adapted_origin,
     has_adapters,
     model_configs,
     open_run,
@@ -96,6 +97,7 @@ def run_model(
     config = own if config is None else config
     source, encoders = open_run(run, load.find, config=config), run_encoders(config)
     trained, scheduler = model_configs(config), layout.SCHEDULER
+    origin = adapted_origin(run, weights)
     if encoders is not None:
         scheduler = encoders.folder.scheduler
 
@@ -113,6 +115,7 @@ def run_model(
                 config=source.configs[name],
                 params=params,
                 dtype=dtype if name in trained else None,
+                origin=origin if name == PART else None,
             )
             for name, params in source.params(weights).items()
         },
@@ -130,8 +133,10 @@ def write_trained(
     config: as in `open_run`, whose errors it raises.
     """
     run, configs = find_checkpoint(run), model_configs(config)
+    origins = {PART: adapted_origin(run)}
     for name, params in trained_params(run, load.find, config=config).items():
-        layout.write_component(folder / name, name, configs[name], params, dtype=dtype)
+        options = {"dtype": dtype, "origin": origins.get(name)}
+        layout.write_component(folder / name, name, configs[name], params, **options)
     _write_beside(run, folder, dtype=dtype)
 
 

@@ -18,6 +18,8 @@ from skyreels_jax.pipelines.prompts import WAN_NEGATIVE_PROMPT
 class Defaults:
     """Options of `VideoModel.generate`; the values here are the official ones at 540P.
 
+    solver: "unipc", of order 2, as in the official code, or "euler", of order 1.
+    schedule: whose noise levels the steps visit, "diffusers" or "official" (`diffusion.grids`).
     batch_size: how many films are denoised side by side.
     teacache: whether steps reuse the residual of the blocks; teacache_thresh: how much the time
     embedding may change before they run again (0.2: in 11 of the 25 steps of "tiny");
@@ -40,6 +42,8 @@ class Defaults:
     inference_steps: int = 50
     guidance_scale: float = 6.0
     shift: float = 8.0
+    solver: str = "unipc"
+    schedule: str = "diffusers"
     negative_prompt: str = WAN_NEGATIVE_PROMPT
     batch_size: int = 1
     teacache: bool = False

@@ -18,6 +18,7 @@ from skyreels_jax.data.buckets import STRIDE
 from skyreels_jax.data.features.manifest import Made
 from skyreels_jax.models import layout
 from skyreels_jax.models.umt5.text import clean_prompt, tokenize
+from skyreels_jax.nn.whole import taken_apart
 from skyreels_jax.pipelines.fingerprint import weights_state
 from skyreels_jax.pipelines.generate import MAX_TOKENS, TOKEN_BUCKET, Method, compiled_call
 from skyreels_jax.pipelines.places import TINY, folder_of_encoders
@@ -70,7 +71,7 @@ class LoadedEncoders:
     """`latents` of clips and `states` of texts, one at a time."""
 
     def __init__(self, parts: dict[str, nnx.Module], tokenizer: Any):
-        self._vae, (graphdef, params) = (_split(parts[name]) for name in FROZEN)
+        self._vae, (graphdef, params) = (taken_apart(parts[name]) for name in FROZEN)
         encode = Method(graphdef, "__call__")
 
         @functools.lru_cache(maxsize=KEPT_TEXTS)
@@ -131,8 +132,3 @@ def encoders_here(made: Made) -> Encoders | None:
     """
     there = made.model == TINY or pathlib.Path(made.model).is_dir()
     return encoders_of(made) if there else None
-
-
-def _split(model: nnx.Module) -> tuple[Any, Any]:
-    graphdef, state = nnx.split(model)
-    return graphdef, nnx.to_pure_dict(state)

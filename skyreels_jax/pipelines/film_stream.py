@@ -25,7 +25,8 @@ class FilmStream(Iterator[Frames]):
 
     Before the first window come the frames of the video that the film continues, if it does.
     `frames` counts those that were yielded, `seconds` says how long they last.
-    After an error it is at its end and has no state; earlier states go on.
+    After an error it is at its end; what was yielded counts, and where nothing of what the film
+    goes on from is destroyed yet, there still is its state.
     """
 
     def __init__(
@@ -43,17 +44,11 @@ class FilmStream(Iterator[Frames]):
         self.fps = films.request.fps
         self._films, self._recipe = films, recipe
         self._carried: Carried | None = None  # not while the video is shown
-        self._chunks = self._make(carried, before)
+        self._chunks = _chunks(films, carried, before)
 
     def __next__(self) -> Frames:
-        try:
-            chunk = next(self._chunks)
-        except StopIteration:
-            raise
-        except BaseException:
-            self._carried = None  # half destroyed
-            raise
-        self.frames += len(chunk)
+        chunk, after = next(self._chunks)
+        self._carried, self.frames = after, self.frames + len(chunk)
         return chunk
 
     @property
@@ -68,12 +63,21 @@ class FilmStream(Iterator[Frames]):
         return None if new is None else new + (self.plan.video_frames or 0)
 
     @property
-    def state(self) -> FilmState | None:
-        """What the film goes on from after the chunk yielded last; None before any window, and
-        after an error."""
+    def has_state(self) -> bool:
+        """Whether there is a `state`, without the copies that it is."""
         carried = self._carried
         if carried is None:
+            return False
+        leaves = jax.tree.leaves((carried.caches, carried.memory))
+        return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
+
+    @property
+    def state(self) -> FilmState | None:
+        """What the film goes on from after the chunk yielded last; None before any window, and
+        after an error in a window that has begun to destroy it."""
+        if not self.has_state:
             return None
+        carried = self._carried
         leaves = jax.tree.leaves((carried.caches, carried.memory))
         suffix = self._films.suffix
         return FilmState(
@@ -88,11 +92,19 @@ class FilmStream(Iterator[Frames]):
             cache=tuple(np.array(leaf) for leaf in leaves),
         )
 
-    def _make(self, carried: Carried, before: Iterable[Frames]) -> Iterator[Frames]:
-        yield from before
-        for _, (frames,), after in self._films.windows(carried):
-            self._carried = after
-            yield frames
+
+def _chunks(
+    films: Films, carried: Carried, before: Iterable[Frames]
+) -> Iterator[tuple[Frames, Carried | None]]:
+    """Yields frames, and what the film goes on from behind them; None while the video is shown.
+
+    Not a method: a stream that holds a generator that holds the stream would keep the whole model
+    until Python looks for cycles.
+    """
+    for frames in before:
+        yield frames, None
+    for _, (frames,), after in films.windows(carried):
+        yield frames, after
 
 
 def carried_on(state: FilmState, films: Films) -> Carried:

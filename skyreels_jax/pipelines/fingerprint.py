@@ -12,6 +12,10 @@ SAMPLE_BYTES = 1 << 16
 def weights_state(weights: Iterable[pathlib.Path]) -> bytes:
     """Returns a hash over name, size and both ends of every weight file, or those in a folder.
 
+    Models that were trained whole differ at the ends, too. One that adapters were merged into may
+    not (the ends of a large one are a header and a layer that has no adapter): what we write of it
+    says its origin in the header.
+
     Raises `UserError` where there are none: their hash would be that of other absent ones.
     """
     digest = hashlib.sha256()

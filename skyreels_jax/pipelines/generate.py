@@ -17,7 +17,7 @@ from skyreels_jax.core.types import Latents, Params, Time
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.guidance import conditional, guided
 from skyreels_jax.diffusion.sample import sample_steps
-from skyreels_jax.diffusion.solvers import UniPC
+from skyreels_jax.diffusion.solvers import make_solver
 from skyreels_jax.models.umt5.text import tokenize
 from skyreels_jax.pipelines.teacache import Embed
 
@@ -100,14 +100,14 @@ class Contexts:
 
     def __init__(self, graphdef: Any, params: Params, tokenizer: Any, texts: Sequence[str]):
         unique = list(dict.fromkeys(texts))
-        tokens = tokenize(tokenizer, unique, max_length=MAX_TOKENS, multiple=TOKEN_BUCKET)
-        rows = zip(unique, tokens["input_ids"], tokens["length"], strict=True)
-        self._tokens = {text: (ids[None], length[None]) for text, ids, length in rows}
+        read = tokenize(tokenizer, unique, max_length=MAX_TOKENS, multiple=TOKEN_BUCKET)
+        rows = zip(unique, read["input_ids"], read["length"], strict=True)
+        tokens = {text: (ids[None], length[None]) for text, ids, length in rows}
         encode = Method(graphdef, "encode")
 
         @functools.lru_cache(maxsize=KEPT_CONTEXTS)
-        def context(text: str) -> Mapping[str, Array]:
-            return compiled_call(encode, params, *self._tokens[text])
+        def context(text: str) -> Mapping[str, Array]:  # without `self`, which keeps it: no cycle
+            return compiled_call(encode, params, *tokens[text])
 
         self._context = context
 
@@ -155,19 +155,20 @@ def denoise(
     x: Latents,
     grid: TimeGrid,
     *,
+    solver: str,
     keys: Key[Array, " B"],
     memory: Any = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Generator[None, None, Latents]:
-    """Returns the latents at the end of `grid`, float32, and yields whenever the device has got one
-    row more to compute.
+    """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], and yields whenever the
+    device has got one row more to compute.
 
-    keys: one per sample, for grids that noise their conditions. memory: what `velocity` carries
-    from row to row. progress: called with 1 after each row, when the next one is under way, so that
-    the device does not wait for who is told.
+    solver: its name. keys: one per sample, for grids that noise their conditions. memory: what
+    `velocity` carries from row to row. progress: called with 1 after each row, when the next one is
+    under way, so that the device does not wait for who is told.
     """
     before, latents = None, x
-    for latents in sample_steps(velocity, x, grid, UniPC(), keys=keys, memory=memory):
+    for latents in sample_steps(velocity, x, grid, make_solver(solver), keys=keys, memory=memory):
         if progress is not None and before is not None:
             jax.block_until_ready(before)
             progress(1)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.diffusion.grids import Schedule
 from skyreels_jax.diffusion.plan import Plan
 
 ROUNDING = 1e-6  # frames by which seconds times rate may be off
@@ -74,6 +75,7 @@ class FilmPlan:
     temporal: int = 4
     inference_steps: int
     shift: float
+    schedule: Schedule = "diffusers"
     ar_step: int = 0
     causal_block_size: int = 1
     addnoise_condition: float = 0.0
@@ -158,6 +160,7 @@ class FilmPlan:
                 latent_frames=end - start + suffix,
                 inference_steps=self.inference_steps,
                 shift=self.shift,
+                schedule=self.schedule,
                 ar_step=self.ar_step,
                 causal_block_size=self.causal_block_size,
                 prefix=self.overlap if index else self.prefix,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 import skyreels_jax
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.umt5.text import clean_prompt
+from skyreels_jax.nn.whole import put_together
 from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.causal import CachedBlocks
@@ -84,6 +84,8 @@ class VideoModel:
         inference_steps: int | None = None,
         guidance_scale: Number | None = None,
         shift: Number | None = None,
+        solver: str | None = None,
+        schedule: str | None = None,
         fps: Number | None = None,
         seed: int | Sequence[int] = 0,
         dtype: str | None = None,
@@ -105,6 +107,7 @@ class VideoModel:
         seed: one for all films, or one each. A film depends on its own prompt and seed only: it is
         the same (to rounding) in a batch and alone.
         dtype: "float32" or "bfloat16".  batch_size: films denoised side by side.
+        solver, schedule: what makes the steps, and where they are (see `Defaults`).
         teacache, teacache_thresh, use_ret_steps, force_teacache: the step cache (see `Defaults`).
         lora: adapters, one or several: "PATH", "PATH:SCALE" or (path, scale); None: those that the
         model was loaded with, (): none. They are merged into the weights while films ask for them.
@@ -130,6 +133,8 @@ class VideoModel:
             inference_steps=inference_steps,
             guidance_scale=guidance_scale,
             shift=shift,
+            solver=solver,
+            schedule=schedule,
             fps=fps,
             seed=seed,
             dtype=self.dtype if dtype is None else dtype,
@@ -329,7 +334,7 @@ class VideoModel:
         """Returns what makes the windows of films."""
         model = self._graphdef, params
         if request.film.cached:
-            transformer = nnx.merge(*model).transformer
+            transformer = put_together(*model).transformer
             return CachedBlocks.of(transformer, request, progress=progress)
         return WholeWindows(model=model, request=request, progress=progress)
 
@@ -427,6 +432,8 @@ class VideoModel:
             inference_steps=request.inference_steps,
             guidance_scale=request.guidance_scale,
             shift=request.shift,
+            solver=request.solver,
+            schedule=request.film.schedule,
             fps=request.fps,
             dtype=request.dtype,
             lora=request.lora,

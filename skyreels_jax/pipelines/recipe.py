@@ -36,6 +36,8 @@ class Recipe:
     shift: float
     fps: float
     dtype: str
+    solver: str = "unipc"
+    schedule: str = "diffusers"
     lora: tuple[Lora, ...] = ()
     teacache: bool = False
     teacache_thresh: float | None = None

@@ -89,7 +89,7 @@ def open_run(
 
     def state() -> bytes:
         upon = b"" if base is None else base.state()
-        trained = sorted(file for file in (checkpoint / "state").rglob("*") if file.is_file())
+        trained = _state_files(checkpoint)
         weights = weights_state([*trained, *(part.weights for part in frozen.values())])
         return f"step {step} ".encode() + upon + weights
 
@@ -202,6 +202,22 @@ def trained_adapter(path: pathlib.Path, *, weights: str | None = None) -> Adapte
     matched(stored.leaves, like, of=f"the checkpoint {stored.name}")
     params = load_params(stored.within(PART), like[PART], "float32")
     return adapter_of(params, scale=lora["alpha"] / lora["rank"], name=str(path))
+
+
+def adapted_origin(checkpoint: pathlib.Path, weights: str | None = None) -> str | None:
+    """Returns what to write into files of the model that a run's adapters are merged into; None for
+    a run of whole models.
+
+    Both ends of such a file may be as they were before (`fingerprint`). weights: as in
+    `CheckpointParams`.
+    """
+    if not has_adapters(run_config(checkpoint)[1]):
+        return None
+    return f"adapters {weights_state(_state_files(checkpoint)).hex()[:16]} {weights}"
+
+
+def _state_files(checkpoint: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(file for file in (checkpoint / "state").rglob("*") if file.is_file())
 
 
 def adapter_of(params: Params, *, scale: float, name: str) -> Adapter:

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from skyreels_jax.checkpoint import CheckpointParams
 from skyreels_jax.core.tree import matched, path_name
 from skyreels_jax.core.types import Params
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.fps import NAME, fold_fps, tells_fps
+from skyreels_jax.nn.whole import put_together
 from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules, Place
 from skyreels_jax.weights.merge import Adapter, MergedParams
@@ -82,7 +82,7 @@ def read_modules(
         graphdef, abstract = layout.abstract_model(name, configs[name])
         own = "float32" if name in FLOAT32 else dtype
         leaves = load_params(params[name], abstract, own, place=places.get(name))
-        modules[name] = nnx.merge(graphdef, leaves)
+        modules[name] = put_together(graphdef, leaves)
     return modules
 
 

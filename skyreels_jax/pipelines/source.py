@@ -21,6 +21,7 @@ from skyreels_jax.models.dit.teacache import teacache_coefficients
 from skyreels_jax.models.text_to_video import TextToVideo
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.models.umt5.tokenizer import FolderTokenizer
+from skyreels_jax.nn.whole import taken_apart
 from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines import validate
 from skyreels_jax.pipelines.cache import enable_compilation_cache
@@ -289,6 +290,5 @@ def default_dtype() -> str:
 
 
 def _split(model: nnx.Module) -> tuple[Any, Any]:
-    graphdef, state = nnx.split(model)
-    params = nnx.to_pure_dict(state)
+    graphdef, params = taken_apart(model)
     return graphdef, model.placed(params) if isinstance(model, Divided) else params

@@ -104,8 +104,9 @@ class WholeWindows:
         if cache is not None:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
-        how = {"keys": keys, "memory": residuals, "progress": self.progress}
-        return (yield from parts.denoise(velocity, x, grid, **how)), None
+        how = {"solver": self.request.solver, "keys": keys, "memory": residuals}
+        rows = parts.denoise(velocity, x, grid, progress=self.progress, **how)
+        return (yield from rows), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +134,12 @@ class Films:
 
     def windows(self, carried: Carried) -> Iterator[Made]:
         """Yields each window from `carried.index` on, the frames it adds to each film, and what is
-        carried on; caches and memory there are gone when the next window is asked for."""
+        carried on; caches and memory there may be gone when the next window is asked for.
+
+        The device has the next window's first row while these frames are decoded, fetched, and
+        used: it does not wait, and what it holds for that are the latents of a window. What goes
+        wrong there is raised when that window is asked for, behind the one that is finished.
+        """
         windows = self.request.film.windows(carried.index)
         window, rows = next(windows, None), None
         while window is not None:
@@ -143,11 +149,17 @@ class Films:
             if self.keep is not None:
                 self.keep(latents)
             shown, carried = self._show(latents, window, carried._replace(memory=memory))
-            # The device has the next window's first row while these frames are decoded, fetched,
-            # and used: it does not wait, and what it holds for that are the latents of a window.
-            following = next(windows, None)
-            rows = None if following is None else self._begun(following, carried)
+            following, rows, wrong = next(windows, None), None, None
+            try:
+                rows = None if following is None else self._begun(following, carried)
+            except BaseException as error:
+                wrong = error
             yield window, [film.frames() for film in shown], carried
+            if wrong is not None:
+                try:
+                    raise wrong
+                finally:
+                    del wrong  # which holds this frame, and with it the model
             window = following
 
     def _begun(self, window: Window, carried: Carried) -> Generator:
@@ -277,11 +289,11 @@ def encode_video(
 ) -> Float[np.ndarray, "1 T h w C"]:
     """Returns the normalised latents of 1 + temporal k frames in [-1, 1], chunk by chunk."""
     chunk, cache = compiled_encode(*vae, video[:, :1], None)
-    rows = [np.asarray(chunk)]
+    rows = [chunk]  # not fetched before the last is under way: the device has its next one by then
     for start in range(1, video.shape[1], temporal):
         chunk, cache = compiled_encode(*vae, video[:, start : start + temporal], cache)
-        rows.append(np.asarray(chunk))
-    return np.concatenate(rows, axis=1)
+        rows.append(chunk)
+    return np.concatenate([np.asarray(row) for row in rows], axis=1)
 
 
 def encode_frames(vae: Model, frames: Frames, *, temporal: int) -> Float[np.ndarray, "1 T h w C"]:

@@ -12,7 +12,9 @@ import numpy as np
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.buckets import RESOLUTIONS
+from skyreels_jax.diffusion.grids import SCHEDULES
 from skyreels_jax.diffusion.plan import time_grid
+from skyreels_jax.diffusion.solvers import SOLVERS
 from skyreels_jax.diffusion.step_cache import check_times
 from skyreels_jax.pipelines.defaults import Defaults
 from skyreels_jax.pipelines.image import Still, oriented, read_still
@@ -23,7 +25,7 @@ from skyreels_jax.pipelines.video import Video, read_video
 
 DTYPES = ("float32", "bfloat16")
 MAX_SEED = 2**32 - 1
-MAX_FPS = 240.0
+MIN_FPS, MAX_FPS = 0.01, 240.0  # rates of films are fractions of at most 1001 (`film`)
 MAX_FRAMES, MAX_SECONDS = 10**9, 10.0**7
 
 
@@ -59,7 +61,7 @@ class Geometry:
 class Request:
     """Films to make, all checked: one prompt and one seed each, everything else shared.
 
-    film: their windows, and the steps in each.
+    film: their windows, and the steps in each; solver: what makes these, of `SOLVERS`.
     image: what all of them start from; end_image: what they lead to; video: what they continue.
     lora: the adapters that the model has in all of them.
     step_cache: what lets steps skip the blocks; None: every step runs them.
@@ -75,6 +77,7 @@ class Request:
     fps: float
     dtype: str
     batch_size: int
+    solver: str = "unipc"
     image: Still | None = None
     end_image: Still | None = None
     video: Video | None = None
@@ -167,6 +170,7 @@ def make_request(
         fps=_rate(chosen["fps"], video),
         dtype=check_dtype(dtype),
         batch_size=_whole("batch_size", chosen["batch_size"], 1, 4096),
+        solver=_one_of("solver", chosen["solver"], tuple(SOLVERS)),
         image=still,
         end_image=end,
         video=video,
@@ -219,6 +223,7 @@ def _film(
         "temporal": step,
         "inference_steps": _whole("inference_steps", chosen["inference_steps"], 1, 1000),
         "shift": _real("shift", chosen["shift"], 100.0),
+        "schedule": _one_of("schedule", chosen["schedule"], SCHEDULES),
     }
     if not geometry.forcing:
         return FilmPlan(num_frames=_whole("num_frames", frames, 1, limit), **shared)
@@ -297,6 +302,8 @@ def check_seconds(seconds: Any) -> float:
 def _rate(fps: Any, video: Video | None) -> float:
     """Returns the frames a second of the film, which are those of the video it continues."""
     fps = _real("fps", fps, MAX_FPS)
+    if fps < MIN_FPS:
+        raise UserError(f"fps {fps:g} is out of range; legal: {MIN_FPS:g} to {MAX_FPS:g}")
     if video is not None and video.fps is not None and abs(video.fps - fps) > 0.01:
         raise UserError(
             f"the video has {video.fps:g} frames a second and the film {fps:g}; "

@@ -28,19 +28,27 @@ def write_file(
 
 
 def write_safetensors(
-    folder: str | pathlib.Path, tensors: Tensors, *, max_shard_bytes: int, basename: str
+    folder: str | pathlib.Path,
+    tensors: Tensors,
+    *,
+    max_shard_bytes: int,
+    basename: str,
+    origin: str | None = None,
 ) -> list[pathlib.Path]:
     """Writes `tensors` to `folder`/`basename`.safetensors, or to numbered shards with an index.
 
     One tensor at a time is in memory. A tensor larger than `max_shard_bytes` gets a shard of its
     own. Nothing is left behind when one cannot be read. Returns the weight files.
+    origin: what they come from, for their headers: it tells files that differ in their middle from
+    each other (`pipelines.fingerprint`).
     """
+    metadata = {"format": "pt"} | ({} if origin is None else {"origin": origin})
     folder = pathlib.Path(folder)
     shards = _divided(tensors, max_shard_bytes)
     paths = [folder / f"{basename}-{i:05d}.partial" for i in range(1, len(shards) + 1)]
     try:
         for path, shard in zip(paths, shards, strict=True):
-            _write(shard, path, {"format": "pt"})  # transformers asks for the key
+            _write(shard, path, metadata)  # transformers asks for the format
         return _publish(folder, dict(zip(paths, shards, strict=True)), basename)
     finally:
         for path in paths:

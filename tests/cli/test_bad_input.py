@@ -63,6 +63,9 @@ def no_weights(monkeypatch):
         ([*GOOD, "--guidance_scale", "nan"], "guidance_scale nan is out of range"),
         ([*GOOD, "--shift", "0"], "shift 0 is out of range; legal: more than 0"),
         ([*GOOD, "--fps", "-24"], "fps -24 is out of range"),
+        ([*GOOD, "--fps", "1e-9"], "fps 1e-09 is out of range; legal: 0.01 to 240"),
+        ([*GOOD, "--mesh", "data"], "--mesh 'data' is not like data=2,context=-1, each axis once"),
+        ([*GOOD, "--mesh", "data=2,data=4"], "--mesh 'data=2,data=4' is not like data=2,"),
         ([*GOOD, "--seed", "-1"], "seed -1 is out of range; legal: 0 to 4294967295"),
         ([*GOOD, "--dtype", "float8"], "legal: float32, bfloat16"),
         (

@@ -106,6 +106,20 @@ def test_a_stopped_film_goes_on(stream, story, tmp_path, monkeypatch, carry):
     assert film.read_bytes() == whole.read_bytes()
 
 
+def test_a_film_goes_on_from_a_state_of_some_windows_ago(stream, tmp_path, monkeypatch):
+    whole, film, state = (tmp_path / name for name in ("whole.mp4", "film.mp4", "film.state"))
+    flags = ("--prompt", PROMPT, "--num_frames", "21", "--state_every", "3", "--carry", "latents")
+    assert stream(*flags, "--out", whole)[0] == 0
+    interrupt(monkeypatch, after=2)
+    code, _, err = stream(*flags, "--out", film)
+    assert code == 130 and "has 1.1 s, its state 0.8 s; go on with" in err
+    assert len(frames(film)) == 13
+    code, _, err = stream("--resume", state, "--state_every", "2")
+    assert code == 0 and err.splitlines()[0].startswith("1.1 s of 1.8 s")
+    assert film.read_bytes() == whole.read_bytes()
+    assert "is complete" in stream("--resume", state)[2]
+
+
 def test_a_causal_film_goes_on_from_its_cache(stream, causal_folder, story, tmp_path, monkeypatch):
     whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
     model = ("--model_id", causal_folder, "--sink_frames", "2")
@@ -211,6 +225,9 @@ GOOD = ["--prompt", PROMPT, "--out", "film.mp4"]
             "2 latent frames for the last window, not a multiple of causal_block_size 3; "
             "nearest legal: 25 or 33",
         ),
+        ([*GOOD, "--solver", "heun"], "solver 'heun' is not one of unipc, euler"),
+        ([*GOOD, "--schedule", "karras"], "schedule 'karras' is not one of diffusers, official"),
+        ([*GOOD, "--state_every", "0"], "state_every 0 is out of range; legal: 1 and more"),
         ([*GOOD, "--ar_step", "-1"], "ar_step -1 is out of range; legal: 0 to 1000"),
         ([*GOOD, "--addnoise_condition", "1000"], "addnoise_condition 1000 is out of range"),
         ([*GOOD, "--carry", "frames"], "carry 'frames' is not one of pixels, latents"),
@@ -308,7 +325,9 @@ def test_states(stream, refused, forcing_folder, micro_folder, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         interrupt(patch, after=1)
         assert stream("--prompt", PROMPT, "--out", film)[0] == 130
-    assert "leave out --seed (legal: --seconds, --out" in refused("--resume", state, "--seed", "3")
+    assert "leave out --seed (legal: --seconds, --out, --state_every" in refused(
+        "--resume", state, "--seed", "3"
+    )
     assert "leave out --overwrite" in refused("--resume", state, "--overwrite")
     assert "0.75 seconds are made already" in refused("--resume", state, "--seconds", "0.5")
     assert "seconds inf is out of range" in refused("--resume", state, "--seconds", "inf")

@@ -13,12 +13,14 @@ WINDOWS = [np.full((count, 16, 32, 3), 40 * count, np.uint8) for count in (5, 4,
 class Stream:
     """A film of `WINDOWS`; `stop` is raised before window number `at` is made or saved.
 
-    It is its own state: `save` writes how many frames there are.
+    It is its own state: `save` writes how many frames there are; after `stop` there is one if it is
+    `kept`.
     """
 
-    fps, num_frames = 12, 13
+    fps, num_frames, has_state = 12, 13, True
 
-    def __init__(self, *, made=0, at=None, stop=None, saving=False):
+    def __init__(self, *, made=0, at=None, stop=None, saving=False, kept=True):
+        self.kept = kept
         self.frames = sum(map(len, WINDOWS[:made]))
         self.number, self.at, self.stop, self.saving = made, at, stop, saving
 
@@ -33,6 +35,7 @@ class Stream:
     def __iter__(self):
         while self.number < len(WINDOWS):
             if self.number == self.at and not self.saving:
+                self.has_state = self.kept
                 raise self.stop
             self.frames += len(WINDOWS[self.number])
             self.number += 1
@@ -60,18 +63,39 @@ FULL = UserError("cannot write 'film.state': No space left on device")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), FULL])
-@pytest.mark.parametrize(("saving", "kept"), [(False, 9), (True, 13)])
-def test_the_film_may_be_ahead_of_its_state_never_behind(job, stop, saving, kept):
+@pytest.mark.parametrize(
+    ("saving", "kept", "behind"), [(False, 9, ""), (True, 13, ", its state 0.8 s")]
+)
+def test_the_film_may_be_ahead_of_its_state_never_behind(job, stop, saving, kept, behind):
     lines = []
     with pytest.raises(type(stop)):
         make(job, Stream(at=2, stop=stop, saving=saving), lines.append)
     assert (shown(job.path), job.state.read_text()) == (kept, "9")
     assert lines[-1] == (
-        f"{job.path} has {kept / 12:.1f} s; go on with: skyreels-jax stream --resume {job.state}"
+        f"{job.path} has {kept / 12:.1f} s{behind}; "
+        f"go on with: skyreels-jax stream --resume {job.state}"
     )
     size = fragments.cut(job.path, 9)
     make(job._replace(size=size), Stream(made=2), lines.append)
     assert (shown(job.path), job.state.read_text()) == (13, "13")
+
+
+@pytest.mark.parametrize(("kept", "state"), [(True, "9"), (False, "5")])
+def test_a_state_now_and_then_is_caught_up_with_where_it_can_be(job, kept, state):
+    """Every second window: the first, and at a stop the second if nothing of it is destroyed."""
+    lines, job = [], job._replace(every=2)
+    with pytest.raises(KeyboardInterrupt):
+        make(job, Stream(at=2, stop=KeyboardInterrupt(), kept=kept), lines.append)
+    assert (shown(job.path), job.state.read_text()) == (9, state)
+    assert ("its state 0.4 s" in lines[-1]) != kept
+
+
+def test_a_state_now_and_then_is_there_at_the_end(job, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Stream, "save", lambda self, path: saved.append(self.frames))
+    make(job._replace(every=4), Stream(), lambda line: None)
+    make(job._replace(path=job.path.with_name("b.mp4"), every=2), Stream(), lambda line: None)
+    assert saved == [5, 13, 5, 13]
 
 
 @pytest.mark.parametrize("saving", [False, True])

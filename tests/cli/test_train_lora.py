@@ -22,8 +22,9 @@ from skyreels_jax.cli.recipes.start import started
 from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.models.dit.fps import fold_fps
-from skyreels_jax.pipelines import load
+from skyreels_jax.pipelines import fingerprint, load
 from skyreels_jax.pipelines.convert import ADAPTER, FILE
+from skyreels_jax.pipelines.encoders import open_encoders
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.testing.raw_state import raw_state
 
@@ -146,6 +147,22 @@ def test_adapters_are_converted_merged_or_alone(root, tmp_path, capfd):
     target = str(tmp_path / "no")
     assert main(["convert", str(run), target, "--to", "orbax", "--lora", "alone"]) == 2
     assert "--lora alone is written --to diffusers, not orbax" in capfd.readouterr().err
+
+
+def test_merged_models_have_fingerprints_of_their_own(root, micro_folder, tmp_path, monkeypatch):
+    """Both ends of large files are those of the base: a header, and a layer without adapters."""
+    for step in ("2", "4"):
+        checkpoint = str(root / "run" / "checkpoints" / step)
+        target = str(tmp_path / step)
+        assert main(["convert", checkpoint, target, "--to", "diffusers", "--dtype", "float32"]) == 0
+    shutil.copytree(micro_folder, tmp_path / "base")
+    monkeypatch.setattr(fingerprint, "SAMPLE_BYTES", 128)
+    found = {load.find(str(place)).fingerprint for place in tmp_path.iterdir()}
+    assert len(found) == 3
+    export = root / "run" / "export"
+    assert load.find(str(export)).fingerprint == load.find(str(tmp_path / "4")).fingerprint
+    encoders = [open_encoders(str(place)).fingerprint for place in (export, tmp_path / "2")]
+    assert encoders[0] == encoders[1]
 
 
 def test_the_same_steps_whether_stopped_or_not(root, tmp_path):

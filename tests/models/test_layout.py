@@ -176,6 +176,33 @@ def test_an_official_folder_without_our_file_is_the_released_one(saved, tmp_path
         load_component(folder.components["vae"])
 
 
+def test_an_official_folder_that_nobody_named_is_not_guessed_at(saved, tmp_path):
+    """T2V and DF have the same files: what is for the one makes noise as the other."""
+    target = tmp_path / "mine"
+    convert(saved, target, form="official")
+    extra = target / "diffusers_configs.json"
+    values = json.loads(extra.read_text())
+    edit(extra, pipeline="SkyReelsV2DiffusionForcingPipeline")
+    assert read_folder(target).pipeline == "SkyReelsV2DiffusionForcingPipeline"
+    edit(extra, pipeline="SkyReelsV2ImageToVideoPipeline")
+    with pytest.raises(UserError, match="is for 'SkyReelsV2ImageToVideoPipeline'; legal here: Sky"):
+        read_folder(target)
+    del values["pipeline"]
+    extra.write_text(json.dumps(values))
+    for name, kind in [
+        ("skyreels_v2_df_14b", "SkyReelsV2DiffusionForcingPipeline"),
+        ("SkyReels-V2-T2V-14B-720P", "SkyReelsV2Pipeline"),
+    ]:
+        assert read_folder(target, model_id=f"some/{name}").pipeline == kind
+        (tmp_path / name).symlink_to(target)
+        assert read_folder(tmp_path / name).pipeline == kind
+    for name in (None, "some/pdf", "some/t2v-df"):
+        folder = read_folder(target, model_id=name)  # VAE and text encoder are the same in both
+        assert folder.components["text_encoder"].config == CONFIGS["text_encoder"]
+        with pytest.raises(UserError, match=r"legal: T2V or DF in it.*DiffusionForcingPipeline\)$"):
+            _ = folder.pipeline
+
+
 LARGE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 SMALL = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30}
 RELEASED = {

@@ -11,6 +11,7 @@ from skyreels_jax.diffusion import sample
 from skyreels_jax.diffusion.grids import synchronous
 from skyreels_jax.diffusion.guidance import conditional
 from skyreels_jax.pipelines import generate as parts
+from skyreels_jax.pipelines import stream
 from skyreels_jax.pipelines.stream import IN_FLIGHT, Shown
 
 STEPS = 2
@@ -65,22 +66,19 @@ def test_the_next_window_is_begun_before_frames_are_handed_over(forcing, rows, c
     assert counted == [STEPS + 1, 2 * STEPS + 1, 3 * STEPS]
 
 
-def test_progress_comes_when_a_row_is_done_and_the_next_is_under_way():
+def test_progress_comes_when_a_row_is_done_and_the_next_is_under_way(rows):
     said = []
     x = jnp.ones((1, 2, 2, 2, 1))
-    velocity = conditional(Partial(zero_velocity), {})
     made = parts.denoise(
-        velocity,
+        conditional(Partial(zero_velocity), {}),
         x,
         synchronous(3),
+        solver="unipc",
         keys=jax.random.split(jax.random.key(0), 1),
-        progress=said.append,
+        progress=lambda count: said.append((count, len(rows))),
     )
-    for count in (0, 1, 2):
-        next(made)
-        assert len(said) == count
     np.testing.assert_array_equal(parts.finished(made), x)
-    assert said == [1, 1, 1]
+    assert said == [(1, 2), (1, 3), (1, 3)]
 
 
 def zero_velocity(x, timestep):
@@ -99,6 +97,21 @@ class Pixels:
     def __array__(self, *_, **__):
         self.events.append(("wait", self.number))
         return np.full((1, 2, 1, 1, 3), self.number, np.uint8)
+
+
+def test_chunks_are_encoded_without_waiting_for_each(monkeypatch):
+    events = []
+
+    def encoded(video):
+        events.append(("encode", video.shape[1]))
+        return Pixels(len(events), events), None
+
+    monkeypatch.setattr(stream, "compiled_encode", lambda video, cache: encoded(video))
+    found = stream.encode_video.__wrapped__((), np.zeros((1, 9, 8, 8, 3), np.float32), temporal=4)
+    assert events == [("encode", 1), ("encode", 4), ("encode", 4)] + [
+        ("wait", number) for number in (1, 2, 3)
+    ]
+    np.testing.assert_array_equal(found[0, :, 0, 0, 0], [1, 1, 2, 2, 3, 3])
 
 
 def test_frames_are_waited_for_two_chunks_later():

@@ -14,7 +14,7 @@ from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.generate import initial_noise
 from skyreels_jax.pipelines.image import crop_to_aspect
-from skyreels_jax.pipelines.stream import decode_window, encode_frames
+from skyreels_jax.pipelines.stream import Films, decode_window, encode_frames
 
 # Windows of 9 frames share 5: 9, 4, 4, ...
 LONG = {**SMALL, "num_frames": 17}
@@ -86,6 +86,43 @@ def test_a_state_outlives_the_stream_it_is_of(forcing, carry, whole):
     state = stream.state
     rest = frames(stream)
     np.testing.assert_array_equal(frames(forcing.resume(state)), rest)
+
+
+def test_a_window_that_cannot_begin_costs_none_that_is_finished(forcing, carry, whole, monkeypatch):
+    def noise(seeds, shape, *, window):
+        if window == 2:
+            raise MemoryError
+        return initial_noise(seeds, shape, window=window)
+
+    stream = forcing.stream(PROMPT, carry=carry, **LONG)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "initial_noise", noise)
+        np.testing.assert_array_equal(frames(stream, 2), whole[:13])
+        with pytest.raises(MemoryError):
+            next(stream)
+    assert list(stream) == [] and stream.frames == 13
+    np.testing.assert_array_equal(frames(forcing.resume(stream.state)), whole[13:])
+
+
+def test_there_is_no_state_where_the_next_window_has_destroyed_it(
+    forcing, carry, whole, monkeypatch
+):
+    show = Films._show
+
+    def shown(*args):
+        show(*args)
+        raise MemoryError
+
+    stream = forcing.stream(PROMPT, carry=carry, **LONG)
+    next(stream)
+    monkeypatch.setattr(Films, "_show", shown)
+    with pytest.raises(MemoryError):
+        next(stream)
+    monkeypatch.undo()
+    if carry == "latents":  # the decoder's cache
+        assert not stream.has_state and stream.state is None
+    else:
+        np.testing.assert_array_equal(frames(forcing.resume(stream.state)), whole[9:])
 
 
 def test_a_film_that_fits_a_window_is_the_one_of_a_text_model(forcing, micro):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from skyreels_jax.cli.recipes.text_to_video import vae_folder
 from skyreels_jax.core.config import to_dict
@@ -15,6 +14,7 @@ from skyreels_jax.data.toy_film.world import sample_scene
 from skyreels_jax.evals.sheet import contact_sheet
 from skyreels_jax.models import layout
 from skyreels_jax.models.kinds import TRAINED
+from skyreels_jax.nn.whole import put_together
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.pipelines.defaults import toy_defaults
 from skyreels_jax.pipelines.source import ModelSource, Modules
@@ -41,7 +41,8 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
     def sample(params: Params) -> Image:
         def read(dtype: str) -> Modules:
             cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-            return {name: nnx.merge(graphdefs[name], cast[name]) for name in TRAINED} | {"vae": vae}
+            parts = {name: put_together(graphdefs[name], cast[name]) for name in TRAINED}
+            return parts | {"vae": vae}
 
         source = ModelSource(
             model_id=config.out,
