@@ -69,7 +69,7 @@ def start(root, out, *, processes=2):
     told = {"PROCESSES": processes, "DEVICES": 8 // processes, "PORT": port, "LOGS": out / "logs"}
     env = os.environ | {name: str(value) for name, value in told.items()}
     env |= {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-    env |= {"XLA_FLAGS": "--xla_llvm_disable_expensive_passes=true"}  # compiles sooner
+    env |= {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiles sooner
     env |= {"PYTHONPATH": str(REPOSITORY), "SKYREELS_JAX_CACHE": str(cache)}
     command = ["bash", REPOSITORY / "launch" / "local.sh", "--config", root / "film.py"]
     options = {"env": env, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
