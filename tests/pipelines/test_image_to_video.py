@@ -58,7 +58,7 @@ def denoised(monkeypatch, model, **options):
     kept = []
 
     def keep(*args, **kwargs):
-        kept.append(original(*args, **kwargs))
+        kept.append((yield from original(*args, **kwargs)))
         return kept[-1]
 
     original = parts.denoise
