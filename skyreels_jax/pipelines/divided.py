@@ -3,7 +3,6 @@
 A film is the same, to rounding, whatever the mesh.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,7 +15,7 @@ from jaxtyping import Array
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.core.types import Params
-from skyreels_jax.kernels.attention import attention, attention_lse
+from skyreels_jax.kernels.attention import Attention
 from skyreels_jax.models.dit.sharding import sharding_rules
 from skyreels_jax.models.kinds import abstract_model
 from skyreels_jax.models.text_to_video import TextToVideo
@@ -49,12 +48,10 @@ class DividedModel(TextToVideo):
     def __init__(self, transformer: nnx.Module, text_encoder: nnx.Module, *, config: MeshConfig):
         super().__init__(transformer, text_encoder)
         self.mesh = make_mesh(config)
-        own = {"platform": self.mesh.devices.flat[0].platform}
         transformer.attention = ContextAttention(
             mesh=self.mesh,
             kind=config.attention,
-            attend=functools.partial(attention, **own),
-            attend_lse=functools.partial(attention_lse, **own),
+            attention=Attention(self.mesh.devices.flat[0].platform),
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:

@@ -2,7 +2,6 @@
 numbers where jax has an interpreter of them (0.11). With one: everything against reference.
 """
 
-import functools
 import types
 
 import jax
@@ -12,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skyreels_jax.kernels.attention import MASKED, Mask, attention, attention_lse
+from skyreels_jax.kernels.attention import MASKED, Attention, Mask, attention, attention_lse
 from skyreels_jax.kernels.attention.api import choose
 from skyreels_jax.kernels.attention.cudnn import cudnn
 from skyreels_jax.kernels.attention.gpu.parts import Sizes, key_steps, query_steps
@@ -231,15 +230,12 @@ def test_kernels_lower_for_cuda(width, mask, tuning):
 
 
 def test_lowers_over_devices():
-    named = {"impl": "pallas_gpu", "platform": "cuda"}
-    heads = {"attend": functools.partial(attention, **named)}
-    heads["attend_lse"] = functools.partial(attention_lse, **named)
     q = jnp.zeros((1, 2, 64, 4, 64), jnp.bfloat16)
     for kind in ("ring", "ulysses"):
         over = ContextAttention(
             mesh=make_mesh(MeshConfig(context=2, tensor=2, data=1), devices=jax.devices()[:4]),
             kind=kind,
-            **heads,
+            attention=Attention("cuda", "pallas_gpu"),
         )
         text = lowered(lambda x, over=over: over(x, x, x, mask=Mask(causal_block=64)), q)
         assert "custom_call @mosaic_gpu" in text

@@ -19,7 +19,7 @@ import json, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
-from skyreels_jax.kernels.attention import Mask, attention, attention_lse
+from skyreels_jax.kernels.attention import Attention, Mask, attention, attention_lse
 from skyreels_jax.kernels.attention.tpu import tiles
 
 said = json.loads(sys.argv[1])
@@ -46,16 +46,12 @@ program(jax.grad(total, (0, 1, 2)), x, x, x, n)
 """
 
 DIVIDED = """
-import functools
 from skyreels_jax.parallel.context import QUERIES, ContextAttention
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 
 mesh = make_mesh(MeshConfig(context=4), devices[:4])
-parts = {
-    name: functools.partial(f, impl="pallas_tpu", platform="tpu")
-    for name, f in (("attend", attention), ("attend_lse", attention_lse))
-}
-attend = ContextAttention(mesh=mesh, kind=said["kind"], **parts)
+kernels = Attention("tpu", "pallas_tpu")
+attend = ContextAttention(mesh=mesh, kind=said["kind"], attention=kernels)
 placed = NamedSharding(mesh, QUERIES)
 x = jax.ShapeDtypeStruct((1, 4, 256, 4, 64), "bfloat16", sharding=placed)
 

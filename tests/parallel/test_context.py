@@ -1,6 +1,7 @@
 """Attention over divided tokens equals attention on one device, forward and backward."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.kernels.attention import Mask, attention, attention_lse
+from skyreels_jax.kernels.attention import Attention, Mask, attention, residuals
 from skyreels_jax.parallel.context import ContextAttention
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 
@@ -26,8 +27,7 @@ MESHES = {
 
 
 def over(mesh: MeshConfig, kind: str) -> ContextAttention:
-    parts = {"attend": attention, "attend_lse": attention_lse}
-    return ContextAttention(mesh=make_mesh(mesh), kind=kind, **parts)
+    return ContextAttention(mesh=make_mesh(mesh), kind=kind, attention=Attention())
 
 
 def value_and_grads(attend, q, k, v, mask):
@@ -56,14 +56,22 @@ def test_among_video_tokens(kind, mesh, mask):
     check(over(MESHES[mesh], kind), Q, KEY, VALUE, mask)
 
 
-def counted(attend):
-    """`attend` to keys alone whose first number is positive."""
+class Counted(Attention):
+    """To keys alone whose first number is positive."""
 
-    def run(q, k, v, *, mask=None):
-        weight = (k[..., 0, 0] > 0).reshape(len(k), -1).astype(jnp.float32)
-        return attend(q, k, v, mask=dataclasses.replace(mask or Mask(), kv_weight=weight))
+    def attend(self, q, k, v, *, mask=None):
+        return super().attend(q, k, v, mask=counted(mask, k))
 
-    return run
+    def attend_lse(self, q, k, v, *, mask):
+        return super().attend_lse(q, k, v, mask=counted(mask, k))
+
+    def gradients(self, q, k, *more, mask):
+        return super().gradients(q, k, *more, mask=counted(mask, k))
+
+
+def counted(mask, k):
+    weight = (k[..., 0, 0] > 0).reshape(len(k), -1).astype(jnp.float32)
+    return dataclasses.replace(mask or Mask(), kv_weight=weight)
 
 
 @pytest.mark.parametrize("mask", [None, Mask(causal_block=2 * S)], ids=["full", "causal"])
@@ -71,13 +79,9 @@ def test_a_ring_of_which_most_devices_have_no_keys(mask):
     """What they give is merged as nothing; the first causal block has no keys on any of them."""
     counts = jnp.zeros((T, S)).at[2:, jnp.asarray([2, 5])].set(1)
     keys = KEY.at[..., 0, 0].set(counts - 0.5)
-    ring = ContextAttention(
-        mesh=make_mesh(MESHES["context"]),
-        kind="ring",
-        attend=counted(attention),
-        attend_lse=counted(attention_lse),
-    )
-    ours, expected = (value_and_grads(a, Q, keys, VALUE, mask) for a in (ring, counted(attention)))
+    ring = ContextAttention(mesh=make_mesh(MESHES["context"]), kind="ring", attention=Counted())
+    ways = (ring, Counted().attend)
+    ours, expected = (value_and_grads(attend, Q, keys, VALUE, mask) for attend in ways)
     for a, b in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     (dq, *_), out = ours
@@ -110,3 +114,17 @@ def test_no_keys_are_gathered():
         run = jax.jit(over(MESHES["clips too"], kind)).lower(Q, KEY, VALUE).compile()
         text = run.as_text()
         assert wanted in text and "all-gather" not in text
+
+
+def test_a_ring_leaves_what_it_merged_and_no_turn_of_it():
+    """For backward, whatever the number of devices."""
+    ring = over(MESHES["context"], "ring")
+
+    def total(q, k, v):
+        return (ring(q, k, v) * WEIGHT).sum()
+
+    for run in (total, jax.checkpoint(total, policy=residuals.keeps)):
+        left = jax.eval_shape(lambda *x, run=run: jax.vjp(run, *x)[1], Q, KEY, VALUE)
+        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(left))
+        # Queries, keys, values, the output, the weight here; a log-sum-exp for each head.
+        assert numbers <= 5 * Q.size + Q.size // K

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from skyreels_jax.core.tree import named_leaves
-from skyreels_jax.kernels.attention import attention, attention_lse
+from skyreels_jax.kernels.attention import Attention, attention
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
 from skyreels_jax.models.dit.sharding import sharding_rules
@@ -78,8 +78,8 @@ def trained(mesh: MeshConfig | None, accumulate: int = 1):
     placement, attend = None, attention
     if mesh is not None:
         placement = Placement(mesh=make_mesh(mesh), rules=RULES)
-        parts = {"attend": attention, "attend_lse": attention_lse}
-        attend = ContextAttention(mesh=placement.mesh, kind=mesh.attention, **parts)
+        parts = {"kind": mesh.attention, "attention": Attention()}
+        attend = ContextAttention(mesh=placement.mesh, **parts)
     model = TextToVideo(
         SkyReelsV2Transformer3D(MODEL, attention=attend, rngs=nnx.Rngs(0)),
         UMT5Encoder(TEXT, rngs=nnx.Rngs(1)),

@@ -21,7 +21,7 @@ from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
-from skyreels_jax.kernels.attention import attention, attention_lse
+from skyreels_jax.kernels.attention import Attention, attention
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
@@ -87,12 +87,10 @@ class TextToVideoRecipe:
         check_blocks(config)
         attend = attention
         if mesh is not None:
-            own = {"platform": mesh.devices.flat[0].platform}
             attend = ContextAttention(
                 mesh=mesh,
                 kind=config.mesh.attention,
-                attend=functools.partial(attention, **own),
-                attend_lse=functools.partial(attention_lse, **own),
+                attention=Attention(mesh.devices.flat[0].platform),
             )
         transformer = SkyReelsV2Transformer3D(
             config.model.transformer, attention=attend, remat=config.remat, rngs=rngs

@@ -1,5 +1,6 @@
 """The one entry to attention: a choice by size, or a named implementation that never falls back."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -9,13 +10,18 @@ from jaxtyping import Array, Float
 
 from skyreels_jax.core.config import suggest
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.kernels.attention.chunked import chunked
+from skyreels_jax.kernels.attention.chunked import chunked, chunked_gradients
 from skyreels_jax.kernels.attention.cudnn import cudnn, cudnn_refuses
 from skyreels_jax.kernels.attention.inputs import check
 from skyreels_jax.kernels.attention.mask import Mask
-from skyreels_jax.kernels.attention.pallas_gpu import pallas_gpu
-from skyreels_jax.kernels.attention.pallas_tpu import pallas_tpu, pallas_tpu_refuses
-from skyreels_jax.kernels.attention.reference import reference
+from skyreels_jax.kernels.attention.pallas_gpu import pallas_gpu, pallas_gpu_gradients
+from skyreels_jax.kernels.attention.pallas_tpu import (
+    pallas_tpu,
+    pallas_tpu_gradients,
+    pallas_tpu_refuses,
+)
+from skyreels_jax.kernels.attention.reference import reference, reference_gradients
+from skyreels_jax.kernels.attention.residuals import kept
 
 IMPLEMENTATIONS = {
     "reference": reference,
@@ -24,6 +30,12 @@ IMPLEMENTATIONS = {
     "cudnn": cudnn,
     # Only by name until a GPU has shown it right and fast (benchmarks/h200.sh).
     "pallas_gpu": pallas_gpu,
+}
+GRADIENTS = {  # of those that give the softmax's sum
+    "reference": reference_gradients,
+    "chunked": chunked_gradients,
+    "pallas_tpu": pallas_tpu_gradients,
+    "pallas_gpu": pallas_gpu_gradients,
 }
 GPU = ("gpu", "cuda")
 PLATFORMS = {"pallas_tpu": ("tpu",), "cudnn": GPU, "pallas_gpu": GPU}  # the others: on all
@@ -104,6 +116,62 @@ def attention_lse(
     return _attention(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
 
 
+def attention_gradients(
+    q: Float[Array, "B *L N K"],
+    k: Float[Array, "B *S N K"],
+    v: Float[Array, "B *S N K"],
+    out: Float[Array, "B *L N K"],
+    lse: Float[Array, "B *L N"],
+    grad: Float[Array, "B *L N K"],
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    impl: str | None = None,
+    platform: str | None = None,
+) -> tuple[Float[Array, "B *L N K"], Float[Array, "B *S N K"], Float[Array, "B *S N K"]]:
+    """Returns what `grad`, the gradient of `out`, makes of q, k and v, in their dtypes.
+
+    k, v may be a part of the keys: out and lse (of `attention_lse`) are of all of them, and so the
+    gradients of q of all parts add up. The rest is as in `attention`.
+    """
+    shape, several = q.shape, k.shape
+    q, k, v, out, grad = (_tokens_in_a_row(x) for x in (q, k, v, out, grad))
+    impl, scale = _checked(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=True)
+    lse = lse.reshape(q.shape[:-1])
+    dq, dk, dv = GRADIENTS[impl](q, k, v, out, lse, grad, mask=mask, scale=scale)
+    return dq.reshape(shape), dk.reshape(several), dv.reshape(several)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """All of it for one platform and implementation, as `parallel.context.ContextAttention` takes
+    it; both as in `attention`.
+    """
+
+    platform: str | None = None
+    impl: str | None = None
+
+    def attend(self, q: Array, k: Array, v: Array, *, mask: Mask | None) -> Array:
+        """`attention`."""
+        return attention(q, k, v, mask=mask, **self._chosen)
+
+    def attend_lse(self, q: Array, k: Array, v: Array, *, mask: Mask | None) -> tuple[Array, Array]:
+        """`attention_lse`."""
+        return attention_lse(q, k, v, mask=mask, **self._chosen)
+
+    def gradients(self, *arrays: Array, mask: Mask | None) -> tuple[Array, Array, Array]:
+        """`attention_gradients`."""
+        return attention_gradients(*arrays, mask=mask, **self._chosen)
+
+    def kept(self, x: Array) -> Array:
+        """Returns `x`, marked as what the backward pass needs and is dear to compute again."""
+        return kept(x)
+
+    @property
+    def _chosen(self) -> dict[str, str | None]:
+        return dataclasses.asdict(self)
+
+
 def _attention(
     q: Array,
     k: Array,
@@ -115,8 +183,24 @@ def _attention(
     platform: str | None,
     lse: bool,
 ) -> tuple[Array, Array | None]:
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
     shape, (q, k, v) = q.shape, (_tokens_in_a_row(x) for x in (q, k, v))
+    impl, scale = _checked(q, k, v, mask=mask, scale=scale, impl=impl, platform=platform, lse=lse)
+    out, total = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
+    return out.reshape(shape), None if total is None else total.reshape(shape[:-1])
+
+
+def _checked(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Mask | None,
+    scale: float | None,
+    impl: str | None,
+    platform: str | None,
+    lse: bool,
+) -> tuple[str, float]:
+    """Returns the implementation and the scale."""
     check(q, k, v, mask)
     platform = platform or jax.default_backend()
     if impl is None:
@@ -130,8 +214,7 @@ def _attention(
         )
     if lse and impl == "cudnn":
         raise NotImplementedError("cudnn attention does not give the softmax's sum")
-    out, total = IMPLEMENTATIONS[impl](q, k, v, mask=mask, scale=scale)
-    return out.reshape(shape), None if total is None else total.reshape(shape[:-1])
+    return impl, q.shape[-1] ** -0.5 if scale is None else scale
 
 
 def _tokens_in_a_row(x: Float[Array, "B *L N K"]) -> Float[Array, "B L N K"]:

@@ -15,6 +15,7 @@ from skyreels_jax.kernels.attention.mask import MASKED, Mask, key_bias, visible
 from skyreels_jax.kernels.attention.residuals import kept
 
 MULTIPLE = 8  # of which chunks are
+CHUNK = 512  # tokens, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,8 @@ def chunked(
     *,
     mask: Mask | None = None,
     scale: float,
-    query_chunk: int = 512,
-    key_chunk: int = 512,
+    query_chunk: int = CHUNK,
+    key_chunk: int = CHUNK,
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
     """Equals `reference` without an L x S array, forward or backward (chunks are recomputed).
 
@@ -65,19 +66,47 @@ def chunked(
     """
     if query_chunk < 1 or key_chunk < 1:
         raise UserError(f"chunks have 1 token or more, not {query_chunk} (queries), {key_chunk}")
+    arranged = _arranged(q, k, v, mask, scale, (query_chunk, key_chunk))
+    out, lse = _attend(*arranged)
+    return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)
+
+
+def chunked_gradients(
+    q: Float[Array, "B L N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    out: Float[Array, "B L N K"],
+    lse: Float[Array, "B L N"],
+    grad: Float[Array, "B L N K"],
+    *,
+    mask: Mask | None = None,
+    scale: float,
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B S N K"], Float[Array, "B S N K"]]:
+    """Returns the gradients of q, k and v, as `attention_gradients` does."""
+    plan, *arrays, bias = _arranged(q, k, v, mask, scale, (CHUNK, CHUNK))
+    out, grad, lse = (jnp.swapaxes(x, 1, 2) for x in (out, grad, lse))
+    saved = (*arrays, bias, out, jnp.ones_like(lse), lse)
+    dq, dk, dv, _ = _attend_backward(plan, saved, (grad, jnp.zeros_like(lse)))
+    pairs = ((dq.astype(jnp.float32) * scale, q), (dk, k), (dv, v))
+    return tuple(jnp.swapaxes(dx, 1, 2).astype(x.dtype) for dx, x in pairs)
+
+
+def _arranged(
+    q: Array, k: Array, v: Array, mask: Mask | None, scale: float, chunks: tuple[int, int]
+) -> tuple[_Plan, Array, Array, Array, Array | None]:
+    """Returns the arguments of `_attend`."""
     if why := none_refused(q, k):
         raise NotImplementedError(f"chunked attention {why}")
     plan = _Plan(
         keys=k.shape[1],
-        query_chunk=_chunk(q.shape[1], query_chunk),
-        key_chunk=_chunk(k.shape[1], key_chunk),
+        query_chunk=_chunk(q.shape[1], chunks[0]),
+        key_chunk=_chunk(k.shape[1], chunks[1]),
         block=None if mask is None else mask.causal_block,
     )
     dtype = jnp.result_type(q, k, v)
     scaled = q.astype(jnp.float32) * scale  # rounded once, and not the scale as well
     heads_first = (jnp.swapaxes(x.astype(dtype), 1, 2) for x in (scaled, k, v))
-    out, lse = _attend(plan, *heads_first, key_bias(mask, length=k.shape[1]))
-    return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)
+    return plan, *heads_first, key_bias(mask, length=k.shape[1])
 
 
 def _chunk(length: int, most: int) -> int:

@@ -79,9 +79,43 @@ def pallas_gpu(
     jax's own kernel of this kind refuses causal masks with CUDA 12.8 to 12.9.0, whose assembler
     miscompiles them; no public call tells the version, so it is not checked here.
     """
+    *arrays, static = _arranged(q, k, v, mask, scale, tuning)
+    out, lse = _attention(*arrays, tuning, static)
+    length = q.shape[1]
+    return out[:, :length], jnp.swapaxes(lse, 1, 2)[:, :length]
+
+
+def pallas_gpu_gradients(
+    q: Float[Array, "B L N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    out: Float[Array, "B L N K"],
+    lse: Float[Array, "B L N"],
+    grad: Float[Array, "B L N K"],
+    *,
+    mask: Mask | None = None,
+    scale: float,
+    tuning: Tuning = Tuning(),  # noqa: B008  frozen
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B S N K"], Float[Array, "B S N K"]]:
+    """Returns the gradients of q, k and v, as `attention_gradients` does."""
+    *arrays, static = _arranged(q, k, v, mask, scale, tuning)
+    tokens = arrays[0].shape[1]
+    out, grad = (_padded(x, tokens) for x in (out, grad))
+    lse = jnp.pad(jnp.swapaxes(lse, 1, 2), ((0, 0), (0, 0), (0, tokens - q.shape[1])))
+    saved = (*arrays, out, lse)
+    found = _backward(tuning, static, saved, (grad, jnp.zeros_like(lse)))[:3]
+    return tuple(dx[:, : x.shape[1]] for dx, x in zip(found, (q, k, v), strict=True))
+
+
+def _arranged(
+    q: Array, k: Array, v: Array, mask: Mask | None, scale: float, tuning: Tuning
+) -> tuple[Array, Array, Array, Array, Array, tuple]:
+    """Returns q, k and v of whole tiles, what is added to logits over `scale`, how many keys clips
+    have, and all of `Sizes` that no tile decides.
+    """
     if why := pallas_gpu_refuses(q, k, v, scale):
         raise NotImplementedError(f"pallas_gpu attention {why}")
-    length, keys = q.shape[1], k.shape[1]
+    keys = k.shape[1]
     per_query = math.lcm(tuning.forward.rows, tuning.queries.rows, tuning.keys.columns)
     per_key = math.lcm(tuning.forward.columns, tuning.queries.columns, tuning.keys.rows)
     q, k, v = _padded(q, per_query), _padded(k, per_key), _padded(v, per_key)
@@ -103,9 +137,7 @@ def pallas_gpu(
         "by_memory": tuning.by_memory,
         "cut": given is not None or k.shape[1] != keys,
     }
-    static = tuple(sorted(options.items()))
-    out, lse = _attention(q, k, v, bias, lengths, tuning, static)
-    return out[:, :length], jnp.swapaxes(lse, 1, 2)[:, :length]
+    return q, k, v, bias, lengths, tuple(sorted(options.items()))
 
 
 def pallas_gpu_refuses(

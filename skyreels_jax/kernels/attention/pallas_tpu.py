@@ -31,6 +31,40 @@ def pallas_tpu(
     float32, several dtypes, and TPUs that there are no tiles for (v4 and before). interpret: as
     `pl.pallas_call` takes it, to run on a CPU, slowly.
     """
+    plan, arrays, length, bias = _arranged(q, k, v, mask, scale, interpret)
+    out, lse = _attend(plan, *arrays, length, bias)
+    queries = q.shape[1]
+    return jnp.swapaxes(out[:, :, :queries], 1, 2), jnp.swapaxes(lse[:, :, :queries], 1, 2)
+
+
+def pallas_tpu_gradients(
+    q: Float[Array, "B L N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    out: Float[Array, "B L N K"],
+    lse: Float[Array, "B L N"],
+    grad: Float[Array, "B L N K"],
+    *,
+    mask: Mask | None = None,
+    scale: float,
+    interpret: Any = False,
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B S N K"], Float[Array, "B S N K"]]:
+    """Returns the gradients of q, k and v, as `attention_gradients` does."""
+    plan, (query, key, value), length, bias = _arranged(q, k, v, mask, scale, interpret)
+    pad = functools.partial(_padded, length=query.shape[2], axis=2)
+    out, lse, grad = (pad(jnp.swapaxes(x, 1, 2)) for x in (out, lse, grad))
+    saved = (query, key, value, length, bias, out, lse)
+    found = _backward(plan, saved, (grad, jnp.zeros_like(lse)))[:3]
+    pairs = zip(found, (q, k, v), strict=True)
+    return tuple(jnp.swapaxes(dx[:, :, : x.shape[1]], 1, 2) for dx, x in pairs)
+
+
+def _arranged(
+    q: Array, k: Array, v: Array, mask: Mask | None, scale: float, interpret: Any
+) -> tuple[Any, tuple[Array, ...], Array, Array | None]:
+    """Returns the plan; q, k and v, heads first, of whole tiles; how many keys clips have; what is
+    added to logits in base 2.
+    """
     if why := pallas_tpu_refuses(q, k, v):
         raise NotImplementedError(f"pallas_tpu attention {why}")
     from skyreels_jax.kernels.attention.tpu.common import LOG2_E, Plan
@@ -58,14 +92,10 @@ def pallas_tpu(
     length = jnp.full(len(q), keys, jnp.int32)
     if lengths is not None:
         length = jnp.minimum(length, lengths.astype(jnp.int32))
-    out, lse = _attend(
-        plan,
-        _padded(jnp.swapaxes(q, 1, 2), padded_queries, axis=2),
-        *(_padded(jnp.swapaxes(x, 1, 2), padded_keys, axis=2) for x in (k, v)),
-        length,
-        bias,
-    )
-    return jnp.swapaxes(out[:, :, :queries], 1, 2), jnp.swapaxes(lse[:, :, :queries], 1, 2)
+    sizes = (padded_queries, padded_keys, padded_keys)
+    pairs = zip((q, k, v), sizes, strict=True)
+    arrays = tuple(_padded(jnp.swapaxes(x, 1, 2), size, axis=2) for x, size in pairs)
+    return plan, arrays, length, bias
 
 
 def pallas_tpu_refuses(
