@@ -161,6 +161,7 @@ def test_a_miniature_plan(step):
 
 
 @compiles
+@pytest.mark.slow
 def test_a_plan_of_decoding():
     made = plan(f"{CONFIG}:1.3b", "--topology", "v5e:2x2", "--step", "decode", *SMALL)
     assert made["fits"] and made["work"].startswith("one of the 9 latent frames")
@@ -170,7 +171,6 @@ def test_a_plan_of_decoding():
 
 
 @compiles
-@pytest.mark.slow
 def test_14b_fits_on_v5p():
     config = CONFIG.replace("256p", "540p") + ":14b"
     made = plan(config, "--topology", "v5p:4x4x8", "--set", "accumulate=8")
