@@ -1,9 +1,11 @@
 """Tree paths as text: "blocks/attn1/q/kernel"."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from skyreels_jax.core.errors import UserError
 
@@ -22,6 +24,17 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
 def count_parameters(tree: Any) -> int:
     """Returns the number of scalars in `tree` (arrays or abstract arrays)."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def cast(tree: Any, dtype: Any, *, kept: Callable[[str], bool]) -> Any:
+    """Returns `tree` with its floating-point leaves of `dtype`, but for those at `kept` paths."""
+
+    def one(path: tuple, leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        name = path_name(path).removesuffix("/value")  # of a Variable
+        return leaf.astype(dtype) if floating and not kept(name) else leaf
+
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def matched(stored: Any, like: Any, *, of: str) -> Any:

@@ -24,7 +24,7 @@ from skyreels_jax.models.clip import preprocess
 from skyreels_jax.models.clip.config import VIT_H_14
 from skyreels_jax.models.clip.preprocess import CLIPImageConfig
 from skyreels_jax.models.dit.config import from_official
-from skyreels_jax.models.kinds import IMAGE_PARTS, KINDS, TEXT_PARTS, abstract_model
+from skyreels_jax.models.kinds import IMAGE_PARTS, KINDS, TEXT_PARTS, abstract_model, in_float32
 from skyreels_jax.models.umt5.config import XXL
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.nn.whole import put_together
@@ -255,11 +255,13 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 def load_component(component: Component, *, dtype: Any = None, **options: Any) -> nnx.Module:
     """Returns the component as a module with its weights, read leaf by leaf.
 
-    `dtype` and `options` (`place`) are those of `weights.convert.load_tree`, and so are the errors.
+    `dtype` and `options` (`place`) are those of `weights.convert.load_tree`, and so are the errors;
+    with a `dtype`, parameters that are `in_float32` keep to that.
     """
     graphdef, abstract = abstract_model(component.name, component.config)
     source = open_source(component.weights)
-    tree = load_tree(component.table, source, abstract, dtype=dtype, **options)
+    options |= {"dtype": dtype, "kept": in_float32}
+    tree = load_tree(component.table, source, abstract, **options)
     return put_together(graphdef, tree)
 
 

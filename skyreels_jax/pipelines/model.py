@@ -14,7 +14,9 @@ from jaxtyping import Array, Float
 
 import skyreels_jax
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.tree import cast
 from skyreels_jax.core.types import Params
+from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.nn.whole import put_together
 from skyreels_jax.parallel.mesh import MeshConfig
@@ -372,7 +374,7 @@ class VideoModel:
         params = self._adapted(request.lora)
         if request.dtype == self.dtype:
             return params
-        return jax.tree.map(lambda leaf: leaf.astype(request.dtype), params)
+        return cast(params, request.dtype, kept=in_float32)
 
     def _image_conditions(self, request: Request) -> dict[str, Array]:
         """Returns the image as the model reads it, one row for all films; {} without one."""

@@ -13,6 +13,7 @@ from skyreels_jax.core.tree import matched, path_name
 from skyreels_jax.core.types import Params
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.fps import NAME, fold_fps, tells_fps
+from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.nn.whole import put_together
 from skyreels_jax.pipelines.lora import PART
 from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules, Place
@@ -56,14 +57,14 @@ def adapted_params(
 def load_params(
     source: ParamSource, abstract: Params, dtype: Any, *, place: Place | None = None
 ) -> Params:
-    """Returns all leaves of a model like `abstract` as arrays of `dtype`.
+    """Returns all leaves of a model like `abstract` as arrays of `dtype` (float32: `in_float32`).
 
     place: puts a leaf where it belongs, by its path; None: on the default device.
     """
 
     def load(path: tuple, _: Any) -> jax.Array:
         name = path_name(path)
-        leaf = source.read(name).astype(dtype, copy=False)
+        leaf = source.read(name).astype("float32" if in_float32(name) else dtype, copy=False)
         return jax.device_put(leaf) if place is None else place(name, leaf)
 
     return jax.tree_util.tree_map_with_path(load, abstract)

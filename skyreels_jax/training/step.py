@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 from skyreels_jax.core.rng import stream
-from skyreels_jax.core.tree import path_name
+from skyreels_jax.core.tree import cast, path_name
 from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.objectives.base import LossOutput, Objective
 from skyreels_jax.training import ema
@@ -82,17 +81,6 @@ def make_train_step(
         return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
     return train_step
-
-
-def cast(tree: Any, dtype: Any, *, kept: Callable[[str], bool]) -> Any:
-    """Returns `tree` with its floating-point leaves of `dtype`, but for those at `kept` paths."""
-
-    def one(path: tuple, leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        name = path_name(path).removesuffix("/value")  # of a Variable
-        return leaf.astype(dtype) if floating and not kept(name) else leaf
-
-    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def _apply(

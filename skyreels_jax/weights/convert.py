@@ -123,11 +123,13 @@ def load_tree(
     abstract: Params,
     *,
     dtype: Any = None,
+    kept: Callable[[str], bool] = lambda path: False,
     place: Callable[[str, np.ndarray], Any] = lambda path, array: jax.device_put(array),
 ) -> Params:
     """Returns a tree like `abstract` filled from `source`, one leaf at a time.
 
-    `dtype` is the type of floating leaves; None keeps that of the file. `place(path, array)` puts a
+    `dtype` is the type of floating leaves; None keeps that of the file. With one, those whose paths
+    are `kept` are float32. `place(path, array)` puts a
     finished leaf where it belongs (by default on the default device), so that one leaf at most
     exists twice, on CPU none: `array` is there as jax would have it, and is taken as it is. Beside
     that there are no more than `WORKERS` tensors in memory, as stored and as cast.
@@ -140,7 +142,8 @@ def load_tree(
     leaves = []
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as workers:
         for path, leaf in named_leaves(abstract):
-            kinds = {target_dtype(source.dtype(name), dtype) for name, _ in names[path]}
+            own = np.float32 if dtype is not None and kept(path) else dtype
+            kinds = {target_dtype(source.dtype(name), own) for name, _ in names[path]}
             array = aligned(leaf.shape, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
 
             def fill(held: tuple[str, Slot], array: np.ndarray = array) -> None:

@@ -5,9 +5,13 @@ import logging
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.models.kinds import TRAINED, in_float32
 from skyreels_jax.pipelines.generate import initial_noise, to_uint8
+from skyreels_jax.pipelines.load import load
 from skyreels_jax.pipelines.recipe import Recipe
 from skyreels_jax.pipelines.stream import decode_window
 
@@ -108,6 +112,17 @@ def test_bfloat16_is_close_and_named(micro):
     error = np.abs(film.frames.astype(int) - micro.generate(PROMPT, seed=1).frames)
     assert 0 < error.mean() < 6
     assert film.meta["dtype"] == "bfloat16"
+
+
+def test_loaded_in_bfloat16_small_parameters_stay_float32(micro, micro_folder):
+    model = load(str(micro_folder), dtype="bfloat16")
+    for module in model.source.read("bfloat16", TRAINED).values():
+        leaves = named_leaves(nnx.state(module))
+        found = {path.removesuffix("/value"): leaf.dtype for path, leaf in leaves}
+        kept = {path for path, dtype in found.items() if dtype == np.float32}
+        assert kept == {path for path in found if in_float32(path)} and 0 < len(kept) < len(found)
+    film = micro.generate(PROMPT, seed=1, dtype="bfloat16")  # cast for it alone
+    assert difference(film, model.generate(PROMPT, seed=1)) == 0
 
 
 def test_the_recipe_says_everything(micro, micro_folder):

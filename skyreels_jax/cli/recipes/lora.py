@@ -13,13 +13,12 @@ from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.model import split
 from skyreels_jax.cli.recipes.start import check_start, started
 from skyreels_jax.core.errors import UserError
-from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.core.tree import cast, named_leaves
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.parallel.rules import Rules, specs
 from skyreels_jax.pipelines import load
 from skyreels_jax.training.config import TrainConfig
-from skyreels_jax.training.step import cast
 
 ADAPTER = re.compile(r"(.*)/adapter/(down|up)/kernel")
 

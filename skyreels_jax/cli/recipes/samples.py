@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from skyreels_jax.cli.recipes.text_to_video import vae_folder
 from skyreels_jax.core.config import to_dict
+from skyreels_jax.core.tree import cast
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.captions import sentences
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.data.toy_film.world import sample_scene
 from skyreels_jax.evals.sheet import contact_sheet
 from skyreels_jax.models import layout
-from skyreels_jax.models.kinds import TRAINED
+from skyreels_jax.models.kinds import TRAINED, in_float32
 from skyreels_jax.nn.whole import put_together
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.pipelines.defaults import toy_defaults
@@ -40,8 +41,8 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
 
     def sample(params: Params) -> Image:
         def read(dtype: str) -> Modules:
-            cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-            parts = {name: put_together(graphdefs[name], cast[name]) for name in TRAINED}
+            there = cast(jax.tree.map(jnp.asarray, params), dtype, kept=in_float32)
+            parts = {name: put_together(graphdefs[name], there[name]) for name in TRAINED}
             return parts | {"vae": vae}
 
         source = ModelSource(
