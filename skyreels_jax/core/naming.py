@@ -64,6 +64,8 @@ def _name(value: Any) -> str:
     name, found = f"{module}.{value.__qualname__}", sys.modules.get(module or "")
     for part in value.__qualname__.split("."):
         found = getattr(found, part, None)
+    if module == "builtins" and isinstance(value, type):  # some have no place there (NoneType)
+        found = value
     # What wraps a function (jax.grad, say) has its name and is another one.
     if found is not value or name.partition(".")[0] not in KNOWN:
         raise Vague(f"{name} does not say all that it depends on")

@@ -43,6 +43,7 @@ DIFFERENT = [
     Solver(),
     Solver(3),
     Solver,
+    type(None),
     files.write_json,
     functools.partial(files.write_json, 1),
     functools.partial(files.write_json, value=1),
