@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="type of the stored weights (default: as they are); of a run, of those it trained",
+        help="type of all stored weights, those too that films keep in float32 (default: as they "
+        "are); of a run, of those it trained",
     )
     parser.add_argument(
         "--weights",

@@ -2,8 +2,8 @@
 
 The film is a fragmented .mp4 that plays at any moment, and grows. Beside it lies a .state, from
 which --resume goes on; the film is then the same, frame by frame, as if it had never been stopped.
-Ctrl-C stops after the last whole window; a crash loses no more than the window it was in, or with
---state_every N the last N of them.
+Ctrl-C and SIGTERM stop after the last whole window; a crash loses no more than the window it was
+in, or with --state_every N the last N of them.
 
 A file of prompts has one a line, which share the film equally, or lines "SECOND: PROMPT", counted
 from the first frame that is made; a window shows what holds in its middle.
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skyreels_jax.cli import flags
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.signals import sigterm_raises
 
 if TYPE_CHECKING:
     from skyreels_jax.pipelines.film_stream import FilmStream
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.state_every < 1:
         raise UserError(f"state_every {args.state_every} is out of range; legal: 1 and more")
     job = (new if args.resume is None else resumed)(args)
-    with tqdm(unit="step", disable=None, leave=False) as bar:
+    with sigterm_raises(), tqdm(unit="step", disable=None, leave=False) as bar:
         make(job, job.start(bar.update), lambda line: bar.write(line, file=sys.stderr))
     print(job.path)
     return 0

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,8 @@ from skyreels_jax.core.errors import UserError
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling of `path`: on success it becomes `path`, else it vanishes."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Not the process's number: others may have the same on another host, and it has threads.
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import functools
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,9 @@ def text_of(value: Any) -> str:
         return f"method({_name(value.__func__)} {text_of(value.__self__)})"
     if callable(value) and hasattr(value, "__qualname__"):
         return _name(value)
+    if isinstance(value, jax.sharding.Mesh):
+        devices = [device.id for device in value.devices.flat]
+        return f"mesh{_all((value.axis_names, value.devices.shape, devices))}{value.axis_types}"
     kind = _name(type(value))
     if dataclasses.is_dataclass(value):
         fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
@@ -56,7 +60,13 @@ def _all(values: Any) -> str:
 
 def _name(value: Any) -> str:
     """Returns the full name of a function or a type."""
-    name = f"{getattr(value, '__module__', None)}.{value.__qualname__}"  # None: a built-in method
-    if "<" in name or name.partition(".")[0] not in KNOWN:
+    module = getattr(value, "__module__", None)  # None: of a built-in method
+    name, found = f"{module}.{value.__qualname__}", sys.modules.get(module or "")
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if module == "builtins" and isinstance(value, type):  # some have no place there (NoneType)
+        found = value
+    # What wraps a function (jax.grad, say) has its name and is another one.
+    if found is not value or name.partition(".")[0] not in KNOWN:
         raise Vague(f"{name} does not say all that it depends on")
     return name

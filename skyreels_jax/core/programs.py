@@ -9,19 +9,22 @@ An entry holds machine code and is unpickled, so no other's may be loaded: the s
 this user has signed. What is stale has another name; what is damaged, or does not load, is said in
 the log, compiled, and written anew.
 
-A program that comes from jax's cache (after an edit that did not change it) is used, and not kept:
-on CPU an executable that was read once and written again lacks functions when it is read again.
+A program that comes from jax's cache (after an edit that did not change it), or that jax has
+already, is used, and not kept: on CPU an executable that was read once and written again lacks
+functions when it is read again.
 """
 
 import functools
 import hashlib
-import importlib.metadata
 import logging
 import os
 import pathlib
 import pickle
 import platform
+import re
+import threading
 from collections.abc import Callable, Sequence
+from importlib.metadata import distributions
 from typing import Any
 
 import jax
@@ -33,6 +36,8 @@ from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.naming import Vague, text_of
 from skyreels_jax.core.shelf import Shelf
 
+# Packages that programs come from.
+MAKERS = re.compile("(jax|flax|numpy|ml.dtypes|libtpu|nvidia)")
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS")
 SETTINGS = (  # of jax, which may change between calls
     "jax_debug_nans",
@@ -46,19 +51,24 @@ SETTINGS = (  # of jax, which may change between calls
 log = logging.getLogger(__name__)
 
 
-class _Hits:
-    """How many programs have come from jax's own cache."""
+class _Counts:
+    """How many programs jax has made or read, and how many of them came from its own cache."""
 
     def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_listener(self._note)
+        self.made = self.hits = 0
+        jax.monitoring.register_event_duration_secs_listener(self._note_made)
+        jax.monitoring.register_event_listener(self._note_hit)
 
-    def _note(self, event: str, **_: Any) -> None:
-        self.count += event == "/jax/compilation_cache/cache_hits"
+    def _note_made(self, event: str, _: float, **__: Any) -> None:
+        self.made += event == "/jax/core/compile/backend_compile_duration"
+
+    def _note_hit(self, event: str, **_: Any) -> None:
+        self.hits += event == "/jax/compilation_cache/cache_hits"
 
 
 _shelf: Shelf | None = None
-_hits = functools.cache(_Hits)
+_counts = functools.cache(_Counts)
+_compiling = threading.Lock()  # so that what is counted is one's own
 
 
 def keep_programs(folder: pathlib.Path | None) -> None:
@@ -115,7 +125,7 @@ class Program:
             devices = _devices(kinds)
             name = "\n".join([_about(), _text_of_devices(devices), text_of(asked), *_texts(kinds)])
         except Vague as error:
-            log.info("%s is not kept: %s", self._function.__qualname__, error)
+            log.info("%s is not kept: %s", self._function, error)
             return self._jitted.lower(*args).compile()
         body = shelf.read(name)
         if body is not None:  # ours: `read` has checked the signature
@@ -123,17 +133,20 @@ class Program:
                 return _loaded(body, tree, kinds, devices)
             except Exception as error:  # whatever pickle and the runtimes of devices raise
                 log.warning("%s does not load (%s): it is written anew", shelf.path(name), error)
-        hits, lowered = _hits(), self._jitted.lower(*args)
-        before, compiled = hits.count, lowered.compile()
-        if hits.count != before:
+        lowered, counts = self._jitted.lower(*args), _counts()
+        with _compiling:
+            made, hits = counts.made, counts.hits
+            compiled = lowered.compile()
+            new = counts.made > made and counts.hits == hits
+        if not new:
             return compiled
         try:
             payload, _, out = serialize_executable.serialize(compiled)
             shelf.write(name, pickle.dumps((payload, out)))
         except (NotImplementedError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
-            log.info("%s is not kept: %s", self._function.__qualname__, error)
+            log.info("%s is not kept: %s", self._function, error)
         except UserError as error:  # the disk is full, say
-            log.warning("%s is not kept: %s", self._function.__qualname__, error)
+            log.warning("%s is not kept: %s", self._function, error)
         return compiled
 
 
@@ -200,7 +213,7 @@ def _about() -> str:
     said = [
         digest.hexdigest(),
         platform.python_version(),
-        [(name, importlib.metadata.version(name)) for name in ("jax", "jaxlib", "flax", "numpy")],
+        sorted(f"{d.name} {d.version}" for d in distributions() if MAKERS.match(d.name)),
         jax.process_count(),
         [(name, os.environ.get(name)) for name in FLAGS],
         platform.machine(),

@@ -39,6 +39,25 @@ class Signals:
 
 
 @contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Inside, SIGTERM raises `SystemExit` of 143 wherever the program is, as Ctrl-C raises
+    `KeyboardInterrupt` (main thread only).
+    """
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def sigterm_ends(code: int, said: str) -> Iterator[None]:
     """Inside, SIGTERM ends the program there and then, as it does by default, but with the exit
     code `code`, and with `said` on stderr; where a `Signals` is open, that has it (main thread

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from skyreels_jax.core.tree import path_name
 from skyreels_jax.core.types import Params
 from skyreels_jax.models.clip import config as clip_config
 from skyreels_jax.models.clip import weights as clip_weights
@@ -107,6 +109,19 @@ def in_float32(path: str) -> bool:
     stay float32 where others are bfloat16: small ones, of what is computed in float32.
     """
     return _FLOAT32.fullmatch(path) is not None
+
+
+def as_loaded(shapes: Params, dtype: Any) -> Params:
+    """Returns the shapes of parameters with the types that they have in a model that was loaded in
+    `dtype`.
+    """
+
+    def one(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            leaf.shape, jnp.float32 if in_float32(path_name(path)) else dtype
+        )
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 def abstract_model(name: str, config: Any) -> tuple[nnx.GraphDef, Params]:

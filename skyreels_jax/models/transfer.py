@@ -29,6 +29,7 @@ from skyreels_jax.models.layout import (
 from skyreels_jax.weights.export import Tensors, export_params
 from skyreels_jax.weights.params import ParamSource
 from skyreels_jax.weights.pth import require_torch, write_pth
+from skyreels_jax.weights.reader import stored_origin
 from skyreels_jax.weights.writer import write_safetensors
 
 
@@ -78,7 +79,12 @@ def whole_model(folder: ModelFolder, *, dtype: Any = None) -> WholeModel:
 
     return WholeModel(
         parts={
-            name: Part(config=part.config, params=stored_params(part), dtype=dtype)
+            name: Part(
+                config=part.config,
+                params=stored_params(part),
+                dtype=dtype,
+                origin=stored_origin(part.weights),
+            )
             for name, part in folder.components.items()
         },
         scheduler=folder.scheduler,

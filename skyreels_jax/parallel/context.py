@@ -133,7 +133,8 @@ def _round_backward(ring: _Ring, saved: tuple[Array, ...], grad: Array) -> tuple
         return (dq, *ring.passed(k, v, dk, dv)), None
 
     dq, dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-    # All the way round: the gradients end where their keys and values are at home.
+    # All the way round: the gradients end where their keys and values are at home. (These need not
+    # pass the last time, but without that the kernels would be in the program twice.)
     (dq, _, _, dk, dv), _ = jax.lax.scan(turn, (dq, k, v, dk, dv), None, length=ring.devices)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 

@@ -31,7 +31,7 @@ from skyreels_jax.pipelines.validate import Request
 
 Model = tuple[Any, Params]  # graphdef and parameters
 Frames = UInt8[np.ndarray, "F H W 3"]
-IN_FLIGHT = 2  # decoded chunks on the device: one is copied while the next is computed
+IN_FLIGHT = 2  # chunks on the device: one is copied while the next is computed
 
 
 class Carried(NamedTuple):
@@ -154,12 +154,12 @@ class Films:
                 rows = None if following is None else self._begun(following, carried)
             except BaseException as error:
                 wrong = error
-            yield window, [film.frames() for film in shown], carried
-            if wrong is not None:
-                try:
+            try:
+                yield window, [film.frames() for film in shown], carried
+                if wrong is not None:
                     raise wrong
-                finally:
-                    del wrong  # which holds this frame, and with it the model
+            finally:
+                wrong = None  # it holds this frame, and with that the model
             window = following
 
     def _begun(self, window: Window, carried: Carried) -> Generator:
@@ -289,10 +289,12 @@ def encode_video(
 ) -> Float[np.ndarray, "1 T h w C"]:
     """Returns the normalised latents of 1 + temporal k frames in [-1, 1], chunk by chunk."""
     chunk, cache = compiled_encode(*vae, video[:, :1], None)
-    rows = [chunk]  # not fetched before the last is under way: the device has its next one by then
+    rows = [chunk]
     for start in range(1, video.shape[1], temporal):
         chunk, cache = compiled_encode(*vae, video[:, start : start + temporal], cache)
         rows.append(chunk)
+        if len(rows) > IN_FLIGHT:  # the device has its next one by then
+            rows[-1 - IN_FLIGHT] = np.asarray(rows[-1 - IN_FLIGHT])
     return np.concatenate([np.asarray(row) for row in rows], axis=1)
 
 

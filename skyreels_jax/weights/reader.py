@@ -92,6 +92,16 @@ def open_source(path: str | pathlib.Path) -> TensorSource:
     return SafetensorsSource(weight_files(path), name=str(path))
 
 
+def stored_origin(path: pathlib.Path) -> str | None:
+    """Returns what the header of a weight file, or of those in a folder, says as its origin (see
+    `write_safetensors`), if anything. Raises what `open_source` does.
+    """
+    if path.suffix in PTH:  # has no such header
+        return None
+    files = weight_files(path) if path.is_dir() else [path]
+    return SafetensorsSource(files, name=str(path)).metadata().get("origin")
+
+
 def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the safetensors files that make up the model in `folder`.
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -53,8 +54,8 @@ def frames(path) -> np.ndarray:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
-def interrupt(monkeypatch, *, after: int, spoil: bytes = b"") -> None:
-    """Makes Ctrl-C come while window number `after` is written, `spoil` of it already."""
+def interrupt(monkeypatch, *, after: int, spoil: bytes = b"", by: int = signal.SIGINT) -> None:
+    """Makes a signal come while window number `after` is written, `spoil` of it already."""
     append, calls = fragments.append, []
 
     def interrupted(path, *args, **kwargs):
@@ -63,7 +64,7 @@ def interrupt(monkeypatch, *, after: int, spoil: bytes = b"") -> None:
             if path.exists():
                 with path.open("ab") as file:
                     file.write(spoil)
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), by)
         calls.append(path)
         return append(path, *args, **kwargs)
 
@@ -83,6 +84,17 @@ def test_a_story(stream, story, tmp_path):
         "1.4 s of 1.4 s",
     ]
     assert re.search(r"[\d.]+ seconds made a second", lines[0])
+
+
+def test_sigterm_stops_as_ctrl_c_does(stream, story, tmp_path, monkeypatch):
+    film, state = tmp_path / "film.mp4", tmp_path / "film.state"
+    flags = ("--prompts", story, "--num_frames", "17", "--state_every", "9")
+    interrupt(monkeypatch, after=2, by=signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        stream(*flags, "--out", film)
+    assert len(frames(film)) == 13
+    assert stream("--resume", state)[0] == 0 and len(frames(film)) == 17
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("carry", ["pixels", "latents"])

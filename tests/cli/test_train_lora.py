@@ -27,6 +27,7 @@ from skyreels_jax.pipelines.convert import ADAPTER, FILE
 from skyreels_jax.pipelines.encoders import open_encoders
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.testing.raw_state import raw_state
+from skyreels_jax.weights.reader import stored_origin
 
 VAE = pathlib.Path(__file__).parents[2] / "configs" / "toy" / "vae.py"
 CONFIG = """
@@ -155,6 +156,11 @@ def test_merged_models_have_fingerprints_of_their_own(root, micro_folder, tmp_pa
         checkpoint = str(root / "run" / "checkpoints" / step)
         target = str(tmp_path / step)
         assert main(["convert", checkpoint, target, "--to", "diffusers", "--dtype", "float32"]) == 0
+    hop = ["convert", str(tmp_path / "4"), str(tmp_path / "again"), "--to", "official"]
+    assert main(hop) == 0
+    origins = [stored_origin(path) for path in sorted((tmp_path / "again").glob("*.safetensors"))]
+    assert origins == [stored_origin(tmp_path / "4" / "transformer")] != [None]
+    shutil.rmtree(tmp_path / "again")
     shutil.copytree(micro_folder, tmp_path / "base")
     monkeypatch.setattr(fingerprint, "SAMPLE_BYTES", 128)
     found = {load.find(str(place)).fingerprint for place in tmp_path.iterdir()}

@@ -43,12 +43,16 @@ DIFFERENT = [
     Solver(),
     Solver(3),
     Solver,
+    type(None),
     files.write_json,
     functools.partial(files.write_json, 1),
     functools.partial(files.write_json, value=1),
     jax.tree_util.Partial(files.write_json, 1),
     jax.nn.silu,
     jax.nn.relu,
+    *(jax.sharding.Mesh(np.array(jax.devices()[i : i + 2]), ("a",)) for i in (0, 2)),
+    jax.sharding.Mesh(np.array(jax.devices()[1::-1]), ("a",)),
+    jax.sharding.Mesh(np.array(jax.devices()[:2]), ("b",)),
     jax.tree.structure((0, {"a": 0})),
     jax.tree.structure((0, {"b": 0})),
     jax.tree.structure((0, [0])),
@@ -63,9 +67,11 @@ def test_different_values_have_different_texts():
     assert " at 0x" not in "".join(texts)
 
 
-def test_functions_are_told_apart_by_their_modules():
+def test_functions_are_told_apart_by_their_modules(monkeypatch):
     assert text_of(files.write_json) == "skyreels_jax.core.files.write_json"
     first, second = (type("f", (), {"__module__": module.__name__}) for module in (files, tree))
+    monkeypatch.setattr(files, "f", first, raising=False)
+    monkeypatch.setattr(tree, "f", second, raising=False)
     assert first.__qualname__ == second.__qualname__ and text_of(first) != text_of(second)
 
 
@@ -87,6 +93,7 @@ def test_another_process_says_the_same():
         pytest.param(object(), id="object"),
         pytest.param(object().__str__, id="method"),
         pytest.param(np.arange(3), id="array"),
+        pytest.param(jax.grad(jax.nn.silu), id="wrapped"),
         pytest.param(pytest.raises, id="function not hashed"),
         pytest.param(jax.tree.structure(jax.tree_util.Partial(lambda x: x, 0)), id="tree"),
         pytest.param(functools.partial(files.write_json, object()), id="partial"),

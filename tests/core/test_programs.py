@@ -3,6 +3,8 @@
 import logging
 import os
 import pickle
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +79,7 @@ def test_it_is_looked_for_once(folder, monkeypatch):
 @pytest.mark.parametrize("change", ["static", "shape", "donated", "precision", "about"])
 def test_anything_else_is_another_program(folder, change, monkeypatch):
     run()
-    if change == "about":  # source, versions, flags, devices
+    if change == "about":  # source, versions, flags
         monkeypatch.setattr(programs, "_about", lambda: "another version")
     options = {"static": {"name": "second"}, "shape": {"rows": 5}, "donated": {"donate": [2]}}
     if change == "precision":
@@ -107,12 +109,13 @@ def test_what_programs_depend_on(folder, monkeypatch):
     assert len(set(texts)) == 4 and all(first.device_kind in text for text in texts)
 
 
-def test_keys_of_random_numbers_and_donation(folder):
+def test_keys_of_random_numbers_and_donation(folder, monkeypatch):
     def draw(key, x):
         TRACED.append("draw")
         return x + jax.random.normal(key, x.shape)
 
     draw.__qualname__ = "drawn"
+    monkeypatch.setattr(sys.modules[__name__], "drawn", draw, raising=False)
     expected = draw(jax.random.key(3), jnp.zeros(5))
     for _ in range(2):
         jax.clear_caches()
@@ -192,7 +195,7 @@ def test_what_does_not_load_is_compiled_and_written_anew(folder, monkeypatch, ca
     assert TRACED == ["first"] and not caplog.text
 
 
-def test_functions_of_one_name_are_two_programs(folder):
+def test_functions_of_one_name_are_two_programs(folder, monkeypatch):
     """`<function advance>` of a tree's structure says nothing of whose it is."""
 
     def made(module, power):
@@ -201,6 +204,7 @@ def test_functions_of_one_name_are_two_programs(folder):
             return x**power
 
         function.__module__, function.__qualname__ = module, "power"
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(power=function))
         return function
 
     for module, power in [("jax.a", 2), ("jax.b", 3)] * 2:
@@ -225,20 +229,40 @@ def test_what_has_no_text_is_not_kept(folder, caplog):
     assert not entries(folder) and caplog.text.count("does not say all") == 2
 
 
-def test_what_jaxs_cache_has_is_not_kept(folder, monkeypatch):
-    numbers = iter(range(10))
-    hits = type("Hits", (), {"count": property(lambda self: next(numbers))})()
-    monkeypatch.setattr(programs, "_hits", lambda: hits)
+@pytest.fixture
+def jaxs_cache(folder, tmp_path):
+    """A compilation cache of jax's with nothing in it, which keeps all."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_enable_compilation_cache", True)
+    for name, value in zip(names, (str(tmp_path / "jax"), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield tmp_path / "jax"
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_what_jaxs_cache_has_is_not_kept(folder, jaxs_cache):
     run()
+    (path,) = entries(folder)
+    assert any(jaxs_cache.iterdir())
+    path.unlink()
+    run()
+    assert TRACED == ["first"] * 2 and not entries(folder)
+
+
+def test_what_jax_has_already_is_not_kept(folder, jaxs_cache):
+    x = jnp.arange(3.0)
+    Program(noted)(x, x)
+    entries(folder)[0].unlink()
+    jax.clear_caches()
+    program = Program(noted)
+    keep_programs(None)
+    program(x, x)  # from jax's cache: written again it could not be run
+    keep_programs(folder)
+    np.testing.assert_array_equal(program(x, x), 2 * x)
     assert not entries(folder)
-
-
-def test_hits_are_counted():
-    hits = programs._Hits()
-    jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
-    jax.monitoring.record_event("/jax/compilation_cache/other")
-    jax.monitoring.unregister_event_listener(hits._note)
-    assert hits.count == 1
 
 
 def test_inside_another_program_it_is_a_part_of_that(folder):

@@ -54,6 +54,20 @@ def stopped(model):
     model.resume(stream.state)
 
 
+def failed(model):
+    """The second window cannot begin, and nobody asks for it."""
+
+    def told(window):
+        if window.index:
+            raise MemoryError
+        return conditions(window)
+
+    stream = model.stream(PROMPT, **SMALL)
+    conditions = stream._films.conditions
+    object.__setattr__(stream._films, "conditions", told)
+    next(stream)
+
+
 def begun(model):
     next(itertools.islice(model.films(model.source.request(prompt=[PROMPT] * 2)), 1))
 
@@ -62,7 +76,7 @@ def begun(model):
     ("kind", "use"),
     [
         *itertools.product(
-            ["forcing_folder", "causal_folder"], [None, generated, streamed, stopped, begun]
+            ["forcing_folder", "causal_folder"], [None, generated, streamed, stopped, failed, begun]
         ),
         *itertools.product(["micro_folder", "image_folder", "run_folder"], [None, generated]),
     ],

@@ -177,8 +177,9 @@ def test_average_forgets_the_start():
     assert float(zero["a"][0]) > 0.999
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("committed", [False, True], ids=["fresh", "from a checkpoint"])
-def test_the_step_is_compiled_once(committed):
+def test_the_step_is_traced_and_compiled_once(committed, accumulate):
     traces = []
 
     def counting(model, batch, key, *, frozen=None):
@@ -190,7 +191,8 @@ def test_the_step_is_compiled_once(committed):
     if committed:
         params = jax.device_put(params, jax.devices()[0])
     tx = make_optimizer(OptimizerConfig(), params, 10)
-    step = jax.jit(make_train_step(counting, tx, graphdef, seed=0, ema_decay=0.9), donate_argnums=0)
+    how = {"seed": 0, "ema_decay": 0.9, "accumulate": accumulate}
+    step = jax.jit(make_train_step(counting, tx, graphdef, **how), donate_argnums=0)
     state = init_state(params, tx, ema=True)
     for index in range(4):
         state, _ = step(state, batch(index), rest)

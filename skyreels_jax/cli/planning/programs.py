@@ -14,6 +14,7 @@ from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights
 from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data.buckets import Bucket
+from skyreels_jax.models.kinds import as_loaded
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.parallel.mesh import BATCH
@@ -74,9 +75,9 @@ def train_program(
 
 
 def abstract_params(recipe: Recipe, config: TrainConfig, placement: Placement) -> Params:
-    """Returns the shapes of the parameters that films are made with, in bfloat16, placed."""
+    """Returns the shapes of the parameters that films in bfloat16 are made with, placed."""
     params = abstract_weights(recipe, config)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
+    params = as_loaded(params, jnp.bfloat16)
     return abstract(params, placement.params(params))
 
 

@@ -41,7 +41,7 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
 
     def sample(params: Params) -> Image:
         def read(dtype: str) -> Modules:
-            there = cast(jax.tree.map(jnp.asarray, params), dtype, kept=in_float32)
+            there = jax.tree.map(jnp.asarray, cast(params, jnp.dtype(dtype), kept=in_float32))
             parts = {name: put_together(graphdefs[name], there[name]) for name in TRAINED}
             return parts | {"vae": vae}
 
