@@ -1,5 +1,6 @@
 """What benchmarks share, on sides of a few lines: processors, ratios, loud failures."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -12,8 +13,9 @@ import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
+import film as film_script  # noqa: E402
+import topology  # noqa: E402
 from film import psnr  # noqa: E402
-from topology import refusal  # noqa: E402
 
 SCRIPT = """
 '''About.'''
@@ -157,8 +159,35 @@ def test_two_films_are_no_comparison():
     assert "shapes" in psnr(film, film[:, :1])[1]
 
 
+def test_films_of_two_shapes_are_said(monkeypatch, capsys):
+    def compare(*_, agreement):
+        values, wrong = agreement(np.zeros((5, 4, 4, 3)), np.zeros((1, 4, 4, 3)))
+        case = {"ratio": 0.5, "processor_ratio": 0.5, **values}
+        return {"cases": {"film": case}, "failures": [f"film: {wrong}"]}
+
+    monkeypatch.setattr(film_script, "compare", compare)
+    monkeypatch.setattr(film_script, "parse", lambda made: made.parse_args())
+    monkeypatch.setattr(sys, "argv", ["film.py", "--json"])
+    with pytest.raises(SystemExit, match="FAILED film: the films have the shapes"):
+        film_script.main()
+    assert json.loads(capsys.readouterr().out)["ratio"] == 0.5
+
+
 def test_a_refusal_is_no_other_error():
+    refusal = topology.refusal
     assert refusal(NotImplementedError("heads of 64 only\nand more")) == "heads of 64 only"
     assert refusal(RuntimeError("RESOURCE_EXHAUSTED: vmem")) == "RESOURCE_EXHAUSTED: vmem"
     with pytest.raises(TypeError, match="a mistake"):
         refusal(TypeError("a mistake"))
+
+
+@pytest.mark.parametrize("json_", [True, False], ids=["json", "table"])
+def test_programs_that_are_all_refused_are_a_failure(monkeypatch, capsys, json_):
+    cases = {"a": {"refused": "too large"}, "b": {"refused": "heads of 64 only"}}
+    monkeypatch.setattr(topology, "compiled_for", lambda *_: cases)
+    args = argparse.Namespace(topology="v5p:2x2x1", json=json_)
+    with pytest.raises(SystemExit, match="every program was refused"):
+        topology.show_compiled(args, {})
+    assert "too large" in capsys.readouterr().out
+    cases["b"] = {"held_gib": 1.0, "temporary_gib": 2.0}
+    topology.show_compiled(args, {})  # one of them is enough
