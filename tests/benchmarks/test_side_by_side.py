@@ -25,7 +25,7 @@ from machine import PEAK
 from side_by_side import OURS, compare, parse, parser, show
 from worker import Case, work
 
-def side(seconds, value, ends=None, size=3):
+def side(seconds, value, ends=None, size=3, fetch=0):
     def cases(args):
         if ends == "start":
             sys.exit("no such library")
@@ -36,10 +36,14 @@ def side(seconds, value, ends=None, size=3):
                 os._exit(7)
             time.sleep(seconds)
             return np.full(size, value, np.float32)
+        def array(found):
+            time.sleep(fetch)
+            return found
         def product():
             time.sleep(0.01)
         print("a library prints what it likes")
-        return {{"a": Case(run, 2.0), "processors": Case(count, 1.0), PEAK: Case(product, 1.0)}}
+        cases = {{"a": Case(run, 2.0, array=array), PEAK: Case(product, 1.0)}}
+        return cases | {{"processors": Case(count, 1.0, array=np.asarray)}}
     return cases
 
 def count():
@@ -85,9 +89,18 @@ def test_ratios_are_ours_by_the_peers_and_shares_are_of_the_peak(run):
     assert "matmul" not in result["cases"] and result["peer"] == "other"
 
 
+def test_fetching_what_is_compared_takes_no_time_that_counts(run):
+    done = run("--json", "--runs", "1", ours="side(0, 1, fetch=0.5)")
+    assert done.returncode == 0, done.stderr
+    case = json.loads(done.stdout)["cases"]["a"]
+    assert case["ours"]["seconds"][0] < 0.4 and case["difference"] == 0
+    done = run("--runs", "1", ours="side(0, 2, fetch=0.5)")
+    assert done.returncode == 1 and "FAILED a: the sides differ" in done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_both_sides_have_the_processors_that_are_asked_for(run):
-    one = "lambda args: {'processors': Case(lambda: np.float32([1, 1]))}"
+    one = "lambda args: {'processors': Case(lambda: np.float32([1, 1]), array=np.asarray)}"
     for sides in ({}, {"other": one}, {"ours": one}):
         done = run("--json", "--threads", "1", "--runs", "1", **sides)
         assert done.returncode == 0, done.stderr
