@@ -70,9 +70,9 @@ def test_says_in_json_what_it_measured(script):
         assert sides, name
         assert all(min(side["seconds"]) > 0 for side in sides)
         assert "peak" not in keys or all(0 < side["peak_fraction"] < 1.5 for side in sides)
-        # The sides computed the same; noise of a float32 model aside.
+        # The sides computed the same, noise of float32 aside; without any nothing was computed.
         assert ("difference" in case) == (script in COMPARE_ARRAYS), name
-        assert case.get("difference", 0) < 1e-3, (name, case)
+        assert script not in COMPARE_ARRAYS or 0 < case["difference"] < 1e-3, (name, case)
 
 
 def test_help_and_table():
