@@ -164,12 +164,12 @@ def abstract(args: argparse.Namespace) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from skyreels_jax.models.kinds import abstract_model
+    from skyreels_jax.models.kinds import abstract_model, as_loaded
 
     config = config_of(args)
     graphdef, params = abstract_model("transformer", config)
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
     arrays = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in inputs(args)]
+    params = as_loaded(params, args.dtype)
     return {
         name: (function, (params, *arrays), operations)
         for name, (function, operations) in programs(args, graphdef, config).items()

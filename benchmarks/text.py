@@ -119,12 +119,11 @@ def abstract(args: argparse.Namespace, config) -> dict:
     import jax.numpy as jnp
     from flax import nnx
 
-    from skyreels_jax.models.kinds import abstract_model
+    from skyreels_jax.models.kinds import abstract_model, as_loaded
     from skyreels_jax.models.umt5.flops import forward_flops
 
     graphdef, params = abstract_model("text_encoder", config)
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
-    shape = (1, args.tokens)
+    params, shape = as_loaded(params, args.dtype), (1, args.tokens)
     arrays = [jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool)]
 
     def encode(params, ids, mask):

@@ -12,11 +12,15 @@ import jax
 import numpy as np
 import pytest
 
+from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.kernels import attention
+from skyreels_jax.models.kinds import in_float32
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 sys.path.append(str(REPOSITORY / "benchmarks"))
 import attention as attention_script  # noqa: E402
+import dit as dit_script  # noqa: E402
+import text as text_script  # noqa: E402
 
 COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
 SMALL = "--width 32 --ffn_dim 48 --text_dim 32 --layers 1"
@@ -117,6 +121,17 @@ def test_attention_compares_the_output_and_all_gradients_and_fetches_none_in_its
     assert cases["reference forward"].array(found[:1]).shape == (1, 1, 8, 1, 8)
     for one, other in itertools.combinations(array, 2):
         assert np.abs(one - other).max() > 1e-2
+
+
+def test_programs_are_compiled_for_the_types_that_films_hold():
+    sizes = {"layers": 1, "dtype": "bfloat16", "width": 32, "ffn_dim": 48, "text_dim": 32}
+    sizes |= {"grid": (1, 2, 2), "text": 8, "tokens": 8, "d_model": 32, "d_ff": 48, "heads": 2}
+    args = argparse.Namespace(**sizes, vocabulary=100)
+    encoder = text_script.abstract(args, text_script.config_of(args))
+    for _, (shapes, *_), _ in [*dit_script.abstract(args).values(), *encoder.values()]:
+        found = dict(named_leaves(shapes))
+        kept = {path for path, leaf in found.items() if leaf.dtype == "float32"}
+        assert kept == {path for path in found if in_float32(path)} and 0 < len(kept) < len(found)
 
 
 def test_every_implementation_of_attention_is_compared():
