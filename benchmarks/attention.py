@@ -16,7 +16,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul, torch_wait
 from side_by_side import OURS, add_dtype, compare, parse, parser, show
 from topology import add_topology, refusal, show_compiled
 from worker import Case, Cases, work
@@ -44,7 +44,9 @@ def flops(args: argparse.Namespace) -> float:
 
 
 def functions(args: argparse.Namespace) -> dict[str, tuple[Callable, int, float]]:
-    """Returns (function, how many arrays it takes, operations) of all implementations."""
+    """Returns (function, how many arrays it takes, operations) of all implementations; functions
+    return tuples.
+    """
     import jax
 
     from skyreels_jax.kernels.attention import attention
@@ -55,11 +57,14 @@ def functions(args: argparse.Namespace) -> dict[str, tuple[Callable, int, float]
         if args.topology:
             call = functools.partial(call, platform="tpu")
 
+        def forward(q, k, v, call=call):
+            return (call(q, k, v),)
+
         def backward(q, k, v, grad, call=call):
             out, vjp = jax.vjp(call, q, k, v)
             return out, *vjp(grad)
 
-        found[f"{impl} forward"] = call, 3, flops(args)
+        found[f"{impl} forward"] = forward, 3, flops(args)
         found[f"{impl} backward"] = backward, 4, flops(args) * BACKWARD
     return found
 
@@ -82,12 +87,16 @@ def ours(args: argparse.Namespace) -> Cases:
             cases[name] = Case(None, refused=refusal(error))
             continue
 
-        def run(compiled=compiled, taken=taken) -> np.ndarray:
-            found = jax.block_until_ready(compiled(*taken))
-            return numpy_of(found[-1] if isinstance(found, tuple) else found)
+        def run(compiled=compiled, taken=taken) -> tuple:
+            return jax.block_until_ready(compiled(*taken))
 
-        cases[name] = Case(run, operations)
+        cases[name] = Case(run, operations, array=together)
     return cases | {PEAK: jax_matmul(args.dtype)}
+
+
+def together(outputs: tuple) -> np.ndarray:
+    """Returns all outputs as one array, [how many, B, L, N, K]."""
+    return np.stack([numpy_of(x) for x in outputs])
 
 
 def torch_side(args: argparse.Namespace) -> Cases:
@@ -103,15 +112,23 @@ def torch_side(args: argparse.Namespace) -> Cases:
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
     @torch.no_grad()
-    def forward() -> np.ndarray:
-        return numpy_of(sdpa(*parts).transpose(1, 2))
+    def forward() -> tuple:
+        out = sdpa(*parts)
+        torch_wait(device)
+        return (out,)
 
-    def backward() -> np.ndarray:
-        return numpy_of(torch.autograd.grad(sdpa(*parts), parts, grad)[-1].transpose(1, 2))
+    def backward() -> tuple:
+        out = sdpa(*parts)
+        grads = torch.autograd.grad(out, parts, grad)
+        torch_wait(device)
+        return out, *grads
+
+    def array(outputs: tuple) -> np.ndarray:
+        return together(tuple(x.transpose(1, 2) for x in outputs))
 
     runs = {"forward": forward, "backward": backward}
     cases = {
-        name: Case(runs[name.rpartition(" ")[2]], operations)
+        name: Case(runs[name.rpartition(" ")[2]], operations, array=array)
         for name, (_, _, operations) in functions(args).items()
     }
     return cases | {PEAK: torch_matmul(args.dtype, device)}

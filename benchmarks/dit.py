@@ -5,7 +5,8 @@ python benchmarks/dit.py --topology v5p:2x2x1 --dtype bfloat16 --layers 30 --gri
 
 The same random weights; the defaults are the widths of 1.3B, two layers, 2,048 tokens. A training
 step is the gradient of a mean square and plain descent. `ratio` is that of the forward pass,
-`train_ratio` that of the step. --compile adds torch.compile (forward).
+`train_ratio` that of the step. Compared are the outputs, and the gradients of the first bias, which
+come last and through all layers. --compile adds torch.compile (forward).
 --topology compiles for a TPU that is not there instead: memory, and seconds at the chip's peak.
 Needs the extra "test" (diffusers and torch).
 """
@@ -49,7 +50,8 @@ def programs(args: argparse.Namespace, graphdef, config) -> dict:
             return jnp.mean(jnp.square(forward(params, latents, time, context)))
 
         grads = jax.grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - jnp.asarray(RATE, p.dtype) * g, params, grads)
+        new = jax.tree.map(lambda p, g: p - jnp.asarray(RATE, p.dtype) * g, params, grads)
+        return new, grads["patch_embedding"]["bias"]
 
     grid = tuple(args.grid)
     return {
@@ -61,25 +63,29 @@ def programs(args: argparse.Namespace, graphdef, config) -> dict:
 def ours(args: argparse.Namespace) -> Cases:
     import jax
     import jax.numpy as jnp
-    from flax import nnx
 
     from skyreels_jax.models import layout
+    from skyreels_jax.nn.whole import taken_apart
     from skyreels_jax.training.loop import compiler_options
 
     component = layout.read_component(pathlib.Path(args.folder), "transformer")
-    graphdef, params = nnx.split(layout.load_component(component, dtype=args.dtype))
+    graphdef, params = taken_apart(layout.load_component(component, dtype=args.dtype))
     arrays = [jnp.asarray(x) for x in inputs(args)]
     made = programs(args, graphdef, component.config)
     forward = jax.jit(made["forward"][0])
     train = jax.jit(made["train step"][0], donate_argnums=0, compiler_options=compiler_options())
     state = [params]
 
-    def step() -> None:
-        state[0] = jax.block_until_ready(train(state[0], *arrays))
+    def run() -> jax.Array:
+        return forward(state[0], *arrays).block_until_ready()
+
+    def step() -> jax.Array:
+        state[0], grad = jax.block_until_ready(train(state[0], *arrays))
+        return grad
 
     return {
-        "forward": Case(lambda: numpy_of(forward(state[0], *arrays)), made["forward"][1]),
-        "train step": Case(step, made["train step"][1]),
+        "forward": Case(run, made["forward"][1], array=numpy_of),
+        "train step": Case(step, made["train step"][1], array=numpy_of),
         PEAK: jax_matmul(args.dtype),
     }
 
@@ -98,24 +104,27 @@ def torch_side(args: argparse.Namespace, *, compiled: bool = False) -> Cases:
     call = torch.compile(model) if compiled else model
 
     @torch.no_grad()
-    def forward() -> np.ndarray:
+    def forward() -> torch.Tensor:
         found = call(latents, timestep=time, encoder_hidden_states=context, return_dict=False)[0]
-        return np.moveaxis(numpy_of(found), 1, -1)
+        torch_wait(device)
+        return found
 
     if compiled:
         return {"forward": Case(forward)}
     descent = torch.optim.SGD(model.parameters(), lr=RATE)
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         found = model(latents, timestep=time, encoder_hidden_states=context, return_dict=False)[0]
         found.square().mean().backward()
         descent.step()
-        descent.zero_grad()
+        grad = model.patch_embedding.bias.grad
+        descent.zero_grad()  # lets go of it, and does not write zeros
         torch_wait(device)
+        return grad
 
     return {
-        "forward": Case(forward),
-        "train step": Case(step),
+        "forward": Case(forward, array=lambda found: np.moveaxis(numpy_of(found), 1, -1)),
+        "train step": Case(step, array=numpy_of),
         PEAK: torch_matmul(args.dtype, device),
     }
 
@@ -155,12 +164,12 @@ def abstract(args: argparse.Namespace) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from skyreels_jax.models.kinds import abstract_model
+    from skyreels_jax.models.kinds import abstract_model, as_loaded
 
     config = config_of(args)
     graphdef, params = abstract_model("transformer", config)
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
     arrays = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in inputs(args)]
+    params = as_loaded(params, args.dtype)
     return {
         name: (function, (params, *arrays), operations)
         for name, (function, operations) in programs(args, graphdef, config).items()

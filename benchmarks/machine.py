@@ -53,7 +53,7 @@ def torch_wait(device: str) -> None:
 
 
 def numpy_of(x: Any) -> np.ndarray:
-    """Returns an array of jax or torch as float32 numpy, when it is done."""
+    """Returns an array of jax or torch as float32 numpy; to compare, not to time."""
     if hasattr(x, "detach"):
         x = x.detach().float().cpu().numpy()
     return np.asarray(x, np.float32)

@@ -77,7 +77,7 @@ class Worker:
         self.cases: dict[str, list] = self._answer("it began")
 
     def run(self, case: str, path: str) -> list[float]:
-        """Returns [seconds, processor seconds]; what it gave, if an array, goes to `path`, if any.
+        """Returns [seconds, processor seconds]; the array to compare goes to `path`, if any.
 
         Raises `SystemExit` where the process has ended.
         """

@@ -12,7 +12,7 @@ import pathlib
 import tempfile
 
 import numpy as np
-from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul, torch_wait
 from side_by_side import OURS, add_dtype, compare, parse, parser, show
 from topology import add_topology, show_compiled
 from worker import Case, Cases, work
@@ -50,8 +50,12 @@ def ours(args: argparse.Namespace) -> Cases:
     ids, mask = tokens(args)
     ids, real = jnp.asarray(ids, jnp.int32), jnp.asarray(mask)
     flops = forward_flops(component.config, args.tokens)
+
+    def run() -> jax.Array:
+        return encode(params, ids, real).block_until_ready()
+
     return {
-        "forward": Case(lambda: numpy_of(encode(params, ids, real))[mask], flops),
+        "forward": Case(run, flops, array=lambda found: numpy_of(found)[mask]),
         PEAK: jax_matmul(args.dtype),
     }
 
@@ -67,10 +71,15 @@ def torch_side(args: argparse.Namespace) -> Cases:
     ids, real = (torch.from_numpy(x).to(device) for x in (ids, mask.astype(np.int64)))
 
     @torch.no_grad()
-    def run() -> np.ndarray:
-        return numpy_of(model(ids, real).last_hidden_state)[mask]
+    def run() -> torch.Tensor:
+        found = model(ids, real).last_hidden_state
+        torch_wait(device)
+        return found
 
-    return {"forward": Case(run), PEAK: torch_matmul(args.dtype, device)}
+    return {
+        "forward": Case(run, array=lambda found: numpy_of(found)[mask]),
+        PEAK: torch_matmul(args.dtype, device),
+    }
 
 
 SIDES = {OURS: ours, "torch": torch_side}
@@ -110,12 +119,11 @@ def abstract(args: argparse.Namespace, config) -> dict:
     import jax.numpy as jnp
     from flax import nnx
 
-    from skyreels_jax.models.kinds import abstract_model
+    from skyreels_jax.models.kinds import abstract_model, as_loaded
     from skyreels_jax.models.umt5.flops import forward_flops
 
     graphdef, params = abstract_model("text_encoder", config)
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, args.dtype), params)
-    shape = (1, args.tokens)
+    params, shape = as_loaded(params, args.dtype), (1, args.tokens)
     arrays = [jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool)]
 
     def encode(params, ids, mask):

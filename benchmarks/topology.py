@@ -34,18 +34,21 @@ def show_compiled(
     args: argparse.Namespace, programs: Mapping[str, tuple[Callable, tuple, float | None]]
 ) -> None:
     """Compiles for the first device of `args.topology`; prints bytes of memory, and the seconds of
-    the operations at the peak of the chip, which is no time that was measured.
+    the operations at the peak of the chip, which is no time that was measured. Exits with 1 where
+    every program was refused.
 
     programs: (function, abstract arguments, operations or None) by name.
     """
-    result = {"topology": args.topology, "cases": compiled_for(args.topology, programs)}
+    cases = compiled_for(args.topology, programs)
     if args.json:
-        print(json.dumps(result))
-        return
-    print(f"compiled for {args.topology}, nothing ran")
-    for name, told in result["cases"].items():
-        said = (f"{k} {v}" if isinstance(v, str) else f"{k} {v:.3g}" for k, v in told.items())
-        print(f"{name:24} " + ", ".join(said))
+        print(json.dumps({"topology": args.topology, "cases": cases}))
+    else:
+        print(f"compiled for {args.topology}, nothing ran")
+        for name, told in cases.items():
+            said = (f"{k} {v}" if isinstance(v, str) else f"{k} {v:.3g}" for k, v in told.items())
+            print(f"{name:24} " + ", ".join(said))
+    if all("refused" in told for told in cases.values()):
+        sys.exit("FAILED every program was refused")
 
 
 def compiled_for(

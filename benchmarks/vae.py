@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 
 import numpy as np
-from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul
+from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul, torch_wait
 from operations import operations
 from side_by_side import OURS, compare, parse, parser, show
 from topology import add_topology, show_compiled
@@ -56,22 +56,30 @@ def ours(args: argparse.Namespace) -> Cases:
     encoding = operations(made["encode"], params, video)
     decoding = operations(made["decode"], params, latents)
 
-    def streamed(call, x, step: int) -> np.ndarray:
+    def whole(call, x) -> jax.Array:
+        return mean(jax.block_until_ready(call(params, x)))
+
+    def streamed(call, x, step: int) -> jax.Array:
         found, cache = call(params, x[:, :1])
-        parts = [found]
+        parts = [mean(found)]
         for start in range(1, x.shape[1], step):
             found, cache = call(params, x[:, start : start + step], cache)
-            parts.append(found)
-        parts = [part[0] if isinstance(part, tuple) else part for part in parts]
-        return numpy_of(jnp.concatenate(parts, axis=1))
+            parts.append(mean(found))
+        return jnp.concatenate(parts, axis=1).block_until_ready()
 
-    return {
-        "encode": Case(lambda: numpy_of(encode(params, video)[0]), encoding),
-        "decode": Case(lambda: numpy_of(decode(params, latents)), decoding),
-        "encode streamed": Case(lambda: streamed(encode_chunk, video, 4), encoding),
-        "decode streamed": Case(lambda: streamed(decode_chunk, latents, 1), decoding),
-        PEAK: jax_matmul("float32"),
+    runs = {
+        "encode": (lambda: whole(encode, video), encoding),
+        "decode": (lambda: whole(decode, latents), decoding),
+        "encode streamed": (lambda: streamed(encode_chunk, video, 4), encoding),
+        "decode streamed": (lambda: streamed(decode_chunk, latents, 1), decoding),
     }
+    cases = {name: Case(run, flops, array=numpy_of) for name, (run, flops) in runs.items()}
+    return cases | {PEAK: jax_matmul("float32")}
+
+
+def mean(found):
+    """Returns the mean of what encoding gives (with its deviation), and videos as they are."""
+    return found[0] if isinstance(found, tuple) else found
 
 
 def torch_side(args: argparse.Namespace) -> Cases:
@@ -85,20 +93,24 @@ def torch_side(args: argparse.Namespace) -> Cases:
     )
 
     @torch.no_grad()
-    def encode() -> np.ndarray:
-        return np.moveaxis(numpy_of(vae.encode(video).latent_dist.mean), 1, -1)
+    def encode() -> torch.Tensor:
+        found = vae.encode(video).latent_dist.mean
+        torch_wait(device)
+        return found
 
     @torch.no_grad()
-    def decode() -> np.ndarray:
-        return np.moveaxis(numpy_of(vae.decode(latents).sample), 1, -1)
+    def decode() -> torch.Tensor:
+        found = vae.decode(latents).sample
+        torch_wait(device)
+        return found
 
-    return {
-        "encode": Case(encode),
-        "decode": Case(decode),
-        "encode streamed": Case(encode),
-        "decode streamed": Case(decode),
-        PEAK: torch_matmul("float32", device),
-    }
+    def array(found: torch.Tensor) -> np.ndarray:
+        return np.moveaxis(numpy_of(found), 1, -1)
+
+    runs = {"encode": encode, "decode": decode}
+    runs |= {f"{name} streamed": run for name, run in runs.items()}
+    cases = {name: Case(run, array=array) for name, run in runs.items()}
+    return cases | {PEAK: torch_matmul("float32", device)}
 
 
 SIDES = {OURS: ours, "torch": torch_side}

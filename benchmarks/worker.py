@@ -18,14 +18,17 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """Something to time: `run()` returns when it is done, with an array or None; or why not.
+    """Something to time: `run()` returns when its device is done; or why it does not run.
 
     flops: operations of a run, if they are known; refused: why it does not run (run is None).
+    array: makes of what `run` gave the array that is compared with the other side's, which is not
+    timed: fetching and casting are no part of what is measured. None: nothing is compared.
     """
 
     run: Callable[[], Any] | None
     flops: float | None = None
     refused: str = ""
+    array: Callable[[Any], np.ndarray] | None = None
 
 
 Cases = Mapping[str, Case]
@@ -71,9 +74,11 @@ def work(side: str, sides: Mapping[str, Side], args: argparse.Namespace) -> None
     print(json.dumps(told), file=answers, flush=True)
     for line in sys.stdin:
         name, path = json.loads(line)
-        times, found = timed(cases[name].run)
-        if path and isinstance(found, np.ndarray):
-            np.save(path, found)
+        case = cases[name]
+        times, found = timed(case.run)
+        if path and case.array is not None:
+            np.save(path, case.array(found))
+        del found  # which the next run may need the memory of
         print(json.dumps(times), file=answers, flush=True)
 
 

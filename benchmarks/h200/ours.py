@@ -23,6 +23,7 @@ from skyreels_jax.kernels.attention.pallas_gpu import Tiles, Tuning, pallas_gpu
 from skyreels_jax.models.dit import flops
 from skyreels_jax.models.dit.config import DiTConfig
 from skyreels_jax.models.dit.modeling import SkyReelsV2Transformer3D
+from skyreels_jax.models.kinds import abstract_model, as_loaded
 from skyreels_jax.models.vae.config import VAEConfig
 from skyreels_jax.models.vae.modeling import AutoencoderKLWan
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
@@ -166,13 +167,6 @@ def both_ways(run, arrays, shapes, *, seen=1.0, parts=("forward", "backward"), t
 # The transformer -----------------------------------------------------------------------------
 
 
-def transformer(shapes: Shapes, **changes):
-    """Returns config, structure, and shapes of the parameters and of the rest."""
-    config = DiTConfig(**shapes.transformer, **changes)
-    model = nnx.eval_shape(lambda: SkyReelsV2Transformer3D(config, rngs=nnx.Rngs(0)))
-    return config, *nnx.split(model, nnx.Param, ...)
-
-
 def conditions(shapes: Shapes, config: DiTConfig) -> dict:
     text = jax.ShapeDtypeStruct((1, shapes.text, config.text_dim), BF16)
     return {"context": randomly(text), "fps": jnp.full((1,), 24, jnp.int32)}
@@ -186,15 +180,15 @@ def dit(shapes: Shapes, tiny: bool) -> None:
 
 
 def dit_forward(shapes: Shapes, impl: str, frames: int) -> dict:
-    config, graphdef, params, rest = transformer(shapes, num_frame_per_block=frames)
-    low = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, BF16), params)
-    params, cond = randomly(low, scale=0.02), conditions(shapes, config)
+    config = DiTConfig(**shapes.transformer, num_frame_per_block=frames)
+    graphdef, params = abstract_model("transformer", config)
+    params, cond = randomly(as_loaded(params, BF16), scale=0.02), conditions(shapes, config)
     latents = randomly(jax.ShapeDtypeStruct((1, *shapes.latents, config.in_channels), BF16))
     times = jnp.linspace(0, 999, shapes.latents[0])[None]
 
     @jax.jit
     def forward(params, latents):
-        model = nnx.merge(graphdef, params, rest)
+        model = nnx.merge(graphdef, params)
         return model(latents, times, attention=functools.partial(attention, impl=impl), **cond)
 
     ms = milliseconds(lambda: forward(params, latents), wait, seconds=6)
@@ -211,7 +205,7 @@ def train(shapes: Shapes, tiny: bool) -> None:
 
 
 def train_step(shapes: Shapes, impl: str, remat: str) -> dict:
-    config, *_ = transformer(shapes)
+    config = DiTConfig(**shapes.transformer)
 
     def make():
         attend = functools.partial(attention, impl=impl)

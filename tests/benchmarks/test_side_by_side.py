@@ -1,5 +1,6 @@
 """What benchmarks share, on sides of a few lines: processors, ratios, loud failures."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -12,8 +13,9 @@ import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
+import film as film_script  # noqa: E402
+import topology  # noqa: E402
 from film import psnr  # noqa: E402
-from topology import refusal  # noqa: E402
 
 SCRIPT = """
 '''About.'''
@@ -23,7 +25,7 @@ from machine import PEAK
 from side_by_side import OURS, compare, parse, parser, show
 from worker import Case, work
 
-def side(seconds, value, ends=None, size=3):
+def side(seconds, value, ends=None, size=3, fetch=0):
     def cases(args):
         if ends == "start":
             sys.exit("no such library")
@@ -34,10 +36,14 @@ def side(seconds, value, ends=None, size=3):
                 os._exit(7)
             time.sleep(seconds)
             return np.full(size, value, np.float32)
+        def array(found):
+            time.sleep(fetch)
+            return found
         def product():
             time.sleep(0.01)
         print("a library prints what it likes")
-        return {{"a": Case(run, 2.0), "processors": Case(count, 1.0), PEAK: Case(product, 1.0)}}
+        cases = {{"a": Case(run, 2.0, array=array), PEAK: Case(product, 1.0)}}
+        return cases | {{"processors": Case(count, 1.0, array=np.asarray)}}
     return cases
 
 def count():
@@ -83,9 +89,18 @@ def test_ratios_are_ours_by_the_peers_and_shares_are_of_the_peak(run):
     assert "matmul" not in result["cases"] and result["peer"] == "other"
 
 
+def test_fetching_what_is_compared_takes_no_time_that_counts(run):
+    done = run("--json", "--runs", "1", ours="side(0, 1, fetch=0.5)")
+    assert done.returncode == 0, done.stderr
+    case = json.loads(done.stdout)["cases"]["a"]
+    assert case["ours"]["seconds"][0] < 0.4 and case["difference"] == 0
+    done = run("--runs", "1", ours="side(0, 2, fetch=0.5)")
+    assert done.returncode == 1 and "FAILED a: the sides differ" in done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_both_sides_have_the_processors_that_are_asked_for(run):
-    one = "lambda args: {'processors': Case(lambda: np.float32([1, 1]))}"
+    one = "lambda args: {'processors': Case(lambda: np.float32([1, 1]), array=np.asarray)}"
     for sides in ({}, {"other": one}, {"ours": one}):
         done = run("--json", "--threads", "1", "--runs", "1", **sides)
         assert done.returncode == 0, done.stderr
@@ -157,8 +172,35 @@ def test_two_films_are_no_comparison():
     assert "shapes" in psnr(film, film[:, :1])[1]
 
 
+def test_films_of_two_shapes_are_said(monkeypatch, capsys):
+    def compare(*_, agreement):
+        values, wrong = agreement(np.zeros((5, 4, 4, 3)), np.zeros((1, 4, 4, 3)))
+        case = {"ratio": 0.5, "processor_ratio": 0.5, **values}
+        return {"cases": {"film": case}, "failures": [f"film: {wrong}"]}
+
+    monkeypatch.setattr(film_script, "compare", compare)
+    monkeypatch.setattr(film_script, "parse", lambda made: made.parse_args())
+    monkeypatch.setattr(sys, "argv", ["film.py", "--json"])
+    with pytest.raises(SystemExit, match="FAILED film: the films have the shapes"):
+        film_script.main()
+    assert json.loads(capsys.readouterr().out)["ratio"] == 0.5
+
+
 def test_a_refusal_is_no_other_error():
+    refusal = topology.refusal
     assert refusal(NotImplementedError("heads of 64 only\nand more")) == "heads of 64 only"
     assert refusal(RuntimeError("RESOURCE_EXHAUSTED: vmem")) == "RESOURCE_EXHAUSTED: vmem"
     with pytest.raises(TypeError, match="a mistake"):
         refusal(TypeError("a mistake"))
+
+
+@pytest.mark.parametrize("json_", [True, False], ids=["json", "table"])
+def test_programs_that_are_all_refused_are_a_failure(monkeypatch, capsys, json_):
+    cases = {"a": {"refused": "too large"}, "b": {"refused": "heads of 64 only"}}
+    monkeypatch.setattr(topology, "compiled_for", lambda *_: cases)
+    args = argparse.Namespace(topology="v5p:2x2x1", json=json_)
+    with pytest.raises(SystemExit, match="every program was refused"):
+        topology.show_compiled(args, {})
+    assert "too large" in capsys.readouterr().out
+    cases["b"] = {"held_gib": 1.0, "temporary_gib": 2.0}
+    topology.show_compiled(args, {})  # one of them is enough
