@@ -1,4 +1,6 @@
-"""What a run says while it goes on: a bar on terminals, else lines, and rows for its writers."""
+"""What a run says while it goes on: a bar on terminals, else lines (stdout), and rows for its
+writers.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,4 +76,4 @@ class Reporter:
         self.bar.set_postfix(texts, refresh=False)
         if self.lines and jax.process_index() == 0:
             words = "  ".join(f"{name} {text}" for name, text in texts.items())
-            print(f"step {step} of {self.total}  {words}", file=sys.stderr)
+            print(f"step {step} of {self.total}  {words}", flush=True)

@@ -10,9 +10,11 @@ import jax
 import pytest
 
 from skyreels_jax.cli.main import main
+from skyreels_jax.cli.planning import programs
 from skyreels_jax.cli.planning.chips import CHIPS
 from skyreels_jax.cli.planning.collectives import Collective, collectives
 from skyreels_jax.cli.planning.estimate import estimate
+from skyreels_jax.cli.planning.plan import plan as planned
 from skyreels_jax.cli.planning.plan import share
 from skyreels_jax.cli.planning.programs import abstract_training
 from skyreels_jax.cli.train import read_config, resolved
@@ -28,6 +30,7 @@ SMALL = (
     *("--set", "mesh.fsdp=2", "--set", "mesh.context=2"),
     *("--set", "stages=({'steps': 1, 'batch': 2, 'frames': 33, 'resolution': '256p'},)"),
 )
+BATCH = "stages=({'steps': 1, 'batch': 4, 'frames': 33, 'resolution': '256p'},)"
 COMPILER = pathlib.Path(sys.prefix) / "tpu" / "libtpu" / "libtpu.so"
 compiles = pytest.mark.skipif(not COMPILER.exists(), reason="`make test` installs the TPU compiler")
 PROGRAM = """\
@@ -135,6 +138,32 @@ def test_seconds_on_a_ring():
     assert Collective(kind="all-reduce", **one).seconds(1e3) == pytest.approx(3 * 0.75)
 
 
+@pytest.mark.parametrize(
+    ("sets", "step", "first"),
+    [
+        (("remat=none",), "train", "accumulate 2"),
+        (("remat=attention", "accumulate=2"), "train", "remat block"),
+        (("remat=block", "accumulate=2"), "train", "remat offload"),
+        (("remat=offload", "accumulate=2"), "train", "more devices in fsdp or context"),
+        ((), "sample", "more devices in context or tensor"),
+    ],
+)
+def test_what_does_not_fit_says_by_how_much_and_what_would_help(sets, step, first, monkeypatch):
+    """As the TPU compiler says it."""
+
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: ... Used 17.20G of 15.75G hbm. ...")
+
+    monkeypatch.setattr(programs, "train_program", full)
+    monkeypatch.setattr(programs, "sample_program", full)
+    recipe, config = resolved(read_config(f"{CONFIG}:1.3b"), (*SMALL[1::2], BATCH, *sets))
+    how = {"step": step, "stage": 0}
+    made = planned(recipe, config, CHIPS["v5e"], jax.devices()[:4], **how)
+    assert not made.fits and made.values()["fits"] is False
+    said = made.text("v5e:2x2").splitlines()[-1]
+    assert said.startswith(f"does not fit, by 1.4 GiB; what would help: {first}")
+
+
 def plan(config, *flags):
     command = [sys.executable, "-m", "skyreels_jax", "plan", "--config", config, "--json"]
     env = os.environ | {"XLA_FLAGS": "", "TPU_LIBRARY_PATH": str(COMPILER)}
@@ -182,6 +211,9 @@ def test_14b_fits_on_v5p():
     [
         (("--topology", "v9:4x4"), "no TPU is called 'v9'"),
         (("--topology", "v5e"), "legal are v5e:16x16"),
+        (("--topology", "v6e:100x100"), "v6e has 2 axes and up to 256 chips"),
+        (("--topology", "v5e:4x4x2"), "v5e has 2 axes"),
+        (("--topology", "v5p:4x4"), "v5p has 3 axes and up to 8,960 chips"),
         (("--topology", "v5e:4x4", "--stage", "3"), "the config has stages 0 to 0"),
         (("--topology", "v5e:4x4", "--set", "kind='vae'"), "kind"),
         (("--topology", "v5e:4x4", "--set", "lora={'rank': 2, 'alpha': 2}"), "leave lora out"),

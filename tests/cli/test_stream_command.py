@@ -64,6 +64,8 @@ def interrupt(monkeypatch, *, after: int, spoil: bytes = b"", by: int = signal.S
             if path.exists():
                 with path.open("ab") as file:
                     file.write(spoil)
+            if by == signal.SIGINT:  # which workers of pytest-xdist ignore
+                raise KeyboardInterrupt
             os.kill(os.getpid(), by)
         calls.append(path)
         return append(path, *args, **kwargs)

@@ -306,6 +306,15 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "stages=[{'steps': 1, 'batch': 4, 'frames': 9}]"], "wants 9 of 5 frames"),
         (["--set", "optimizer.policies=[{'paths': 'x'}]"], "'x' matches no parameter path"),
         (["--set", "accumulate=3"], "accumulate"),
+        (["--set", "mesh={'fsdp': 2, 'tensor': 4}"], "tensor 4 devices cannot share 2 heads"),
+        (["--set", "mesh={'fsdp': 2, 'context': 4}"], "tensor 1 x context 4 devices cannot share"),
+        (
+            [
+                *("--set", "mesh={'context': 8, 'attention': 'ring'}"),
+                *("--set", "model.transformer.patch_size=(1, 16, 16)"),
+            ],
+            "8 devices cannot share the 4 tokens of a frame of 64x64 pixels",
+        ),
         (["--set", "sample_every=-1"], "sample_every: legal are 0 (never) and"),
         (["--set", "lora={'rank': 1, 'alpha': 1}"], "legal are 0 (never) and, of text_to_video"),
         (["--set", "kind=vae"], "--set kind: the config is of kind 'text_to_video'"),

@@ -282,7 +282,10 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("model.text_encoder={}", "leave out model.text_encoder"),
         ("data.vae=x", "text_to_video with data.features reads data.features, images, fps"),
         ("sample_every=5", "of text_to_video without lora and data.features"),
-        ("mesh={'context': 8}", "8 devices cannot share the 6 tokens of a frame of"),
+        (
+            "mesh={'context': 8, 'attention': 'ring'}",
+            "8 devices cannot share the 6 tokens of a frame of",
+        ),
         ("optimizer.muon_beta=0.9", "adam does not read muon_beta; its rate is adam_learning_rate"),
         ("data.images=2.0", "data.images is a share of the steps"),
         ("data.fps=30", "no clip has 30 frames a second"),

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
@@ -56,7 +57,9 @@ def test_a_signal_saves_first_and_the_exit_code_says_which(root, args, monkeypat
         (signal.SIGINT, ["--stopped_code", "75"], 130, "skyreels-jax: interrupted"),
     ):
         due.append(number)
+        begun = time.monotonic()
         assert main([*args, "--out", str(out), *more]) == code
+        assert time.monotonic() - begun < 120  # no more than a step and a checkpoint
         said = capfd.readouterr().err
         assert "saving a checkpoint" in said and message in said
         with Checkpoints(out / "checkpoints") as checkpoints:

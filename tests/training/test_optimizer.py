@@ -52,6 +52,20 @@ def test_muon_updates_have_the_stated_size_and_are_nearly_orthogonal():
         assert singular.min() > 0.5 * singular.max()
 
 
+@pytest.mark.parametrize(("size", "share"), [(10.0, 0.1), (0.5, 1.0)])
+def test_gradients_are_clipped_by_their_norm_over_all_parameters(size, share):
+    """Adam's first moment is a tenth of what comes to it."""
+    config = OptimizerConfig(name="adam", clip_norm=1.0)
+    tree = {"a": jnp.asarray([0.6, 0.0]), "b": jnp.asarray([[0.8]])}  # of norm 1
+    tx = make_optimizer(config, tree, 10)
+    grads = jax.tree.map(lambda x: x * size, tree)
+    _, state = tx.update(grads, tx.init(tree), tree)
+    first = {name: leaf for name, leaf in named_leaves(state) if "/mu/" in name}
+    assert len(first) == 2
+    for name, leaf in first.items():
+        np.testing.assert_allclose(leaf, grads[name[-1]] * share * 0.1, rtol=1e-5)
+
+
 def test_a_stack_is_updated_as_its_layers_are():
     config = OptimizerConfig(warmup_steps=0)
     tree = {"q": {"kernel": jax.random.normal(jax.random.key(1), (2, 6, 5))}}

@@ -1,6 +1,7 @@
 """Where numbers go: event files that a resume does not double, W&B, pictures, lines."""
 
 import csv
+import dataclasses
 import struct
 import sys
 import types
@@ -143,10 +144,24 @@ def test_a_line_for_each_window_where_there_is_no_terminal(capfd, monkeypatch):
         reporter.add(4, metrics(2.0))
         reporter.flush()
         reporter.close()
-        lines = capfd.readouterr().err.strip().splitlines()
+        said = capfd.readouterr()
         if terminal:
-            assert "4/20" in lines[-1] and "step 4" not in lines[-1]
+            assert "4/20" in said.err.strip().splitlines()[-1] and not said.out
         else:
-            (line,) = lines
+            (line,) = said.out.splitlines()
+            assert not said.err
             assert line.startswith("step 4 of 20  loss 1.5  clips_per_second ")
             assert "  data_wait 0  " in line and "  host_gb " in line
+
+
+def test_a_streak_of_skipped_steps_ends_the_run():
+    """Counted over windows: three in a row, not three of four."""
+
+    def skipped(reporter, step, value):
+        reporter.add(step, metrics(1.0) | {"skipped": jnp.float32(value)})
+
+    reporter = Reporter(dataclasses.replace(config(), max_skipped=3), [], Meter(), 0)
+    for step, value in enumerate((1, 1, 0, 1, 1, 1), 1):
+        skipped(reporter, step, value)
+    with pytest.raises(UserError, match="3 steps in a row were not finite"):
+        reporter.flush()

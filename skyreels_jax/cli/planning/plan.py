@@ -30,16 +30,13 @@ from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training.config import TrainConfig
 
 FULL = re.compile(r"Used ([\d.]+)G of ([\d.]+)G hbm")
-ADVICE = (
-    "what would help: remat 'block' or 'offload', more devices in fsdp or context, fewer clips a "
-    "step, a smaller resolution"
-)
+REMAT = ("none", "dots", "attention", "block", "offload")  # each keeps less than the one before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """work: what the program does, in words. Bytes are of one device. Without `estimated` the
-    program did not fit, and `peak` is what it would have used.
+    program did not fit, and `peak` is what it would have used. advice: what would take less.
     """
 
     mesh: MeshConfig
@@ -50,6 +47,7 @@ class Plan:
     state: dict[str, int]
     peak: int
     limit: int
+    advice: tuple[str, ...]
     temporary: int | None = None
     exchanged: dict[str, dict[str, float]] | None = None
     estimated: Estimate | None = None
@@ -78,13 +76,15 @@ class Plan:
         lines.append(f"{'peak':<16}{self.peak / GIB:8.2f} of {self.limit / GIB:.0f} GiB")
         if not self.fits:
             over = (self.peak - self.limit) / GIB
-            return "\n".join([*lines, "", f"does not fit, by {over:.1f} GiB; {ADVICE}"])
+            told = f"does not fit, by {over:.1f} GiB; what would help: {', '.join(self.advice)}"
+            return "\n".join([*lines, "", told])
         lines.append("")
         for kind, row in self.exchanged.items():
             lines.append(f"{kind:<20}{row['count']:>8,} times{row['bytes'] / GIB:>10.2f} GiB")
         made = self.estimated
         parts = ("products", "attention", "memory", "exposed", "hidden")
         lines += ["", *(f"{name:<16}{getattr(made, name):10.3g} s" for name in parts)]
+        lines.append(f"{'operations':<16}{made.needed / 1e15:10.3g} PFLOP, of all devices")
         lines.append(f"{'a step':<16}{made.seconds:10.3g} s, an MFU of {made.mfu:.1%}")
         lines += ["", "assumed:", *(f"  {line}" for line in made.assumptions)]
         lines.append(f"compiled in {self.compile_seconds:.0f} s")
@@ -128,6 +128,7 @@ def plan(
     else:
         case = _evaluate(recipe, config, chip, placement, bucket, batch=said.batch, step=step)
     about = {"mesh": mesh, "bucket": bucket, "devices": len(devices), "limit": chip.memory}
+    about |= {"advice": advice(config, placement, batch=said.batch, step=step)}
     about |= {"work": case.work, "parameters": count_parameters(case.weights), "state": case.state}
     try:
         program = case.compile()
@@ -146,6 +147,17 @@ def plan(
         estimated=case.estimate(program, exchanges),
         compile_seconds=rounded(program.seconds),
     )
+
+
+def advice(config: TrainConfig, placement: Placement, *, batch: int, step: str) -> tuple[str, ...]:
+    """Returns what would take less memory than a step of `config` on `batch` clips."""
+    if step != "train":
+        return ("more devices in context or tensor", "a smaller resolution")
+    twice = 2 * config.accumulate
+    divides = batch % (twice * placement.devices("data", "fsdp")) == 0
+    ways = [f"accumulate {twice}"] if divides else []
+    ways += [f"remat {remat}" for remat in REMAT[REMAT.index(config.remat) + 1 :]]
+    return (*ways, "more devices in fsdp or context", "a smaller resolution")
 
 
 class _Case(NamedTuple):

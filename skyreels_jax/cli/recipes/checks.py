@@ -1,9 +1,12 @@
-"""What stages, windows, blocks, text encoders and data of text-to-video runs must have of each
-other.
+"""What stages, windows, blocks, text encoders, data and meshes of text-to-video runs must have of
+each other.
 """
+
+from collections.abc import Mapping
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
+from skyreels_jax.parallel.mesh import AXES, make_mesh
 from skyreels_jax.training.config import TrainConfig
 
 
@@ -55,4 +58,32 @@ def check_blocks(config: TrainConfig) -> None:
         raise UserError(
             f"objective.causal_block_size is {objective.causal_block_size}; the transformer's "
             f"num_frame_per_block is {block}"
+        )
+
+
+def mesh_shape(config: TrainConfig) -> Mapping[str, int]:
+    """Returns how many devices each axis has; one where there is no mesh."""
+    return dict.fromkeys(AXES, 1) if config.mesh is None else make_mesh(config.mesh).shape
+
+
+def check_heads(config: TrainConfig, shape: Mapping[str, int]) -> None:
+    """Raises `UserError` where a mesh of this shape cannot share a transformer's heads."""
+    heads = config.model.transformer.num_attention_heads
+    tensor, context = shape["tensor"], shape["context"]
+    ulysses = config.mesh.attention == "ulysses" and context > 1
+    sharing = tensor * context if ulysses else tensor
+    if heads % sharing:
+        among = f"tensor {tensor} x context {context}" if ulysses else f"tensor {tensor}"
+        raise UserError(
+            f"mesh: {among} devices cannot share {heads} heads; legal: divisors"
+            + ("; mesh.attention=ring needs none of context" if ulysses else "")
+        )
+
+
+def check_tokens(tokens: int, context: int, *, of: str) -> None:
+    """Raises `UserError` where `context` devices cannot share the tokens of a frame `of` these."""
+    if tokens % context:
+        raise UserError(
+            f"mesh.context: {context} devices cannot share the {tokens} tokens of a frame of {of}; "
+            "legal: divisors of it"
         )

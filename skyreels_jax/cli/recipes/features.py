@@ -8,6 +8,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 
+from skyreels_jax.cli.recipes.checks import check_tokens, mesh_shape
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data import buckets
@@ -18,7 +19,7 @@ from skyreels_jax.data.in_order import InOrder
 from skyreels_jax.data.loader import batches
 from skyreels_jax.models.transfer import write_diffusers
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
-from skyreels_jax.parallel.mesh import AXES, BATCH, make_mesh
+from skyreels_jax.parallel.mesh import BATCH
 from skyreels_jax.pipelines.convert import run_model, write_trained
 from skyreels_jax.pipelines.encoders import encoders_here
 from skyreels_jax.pipelines.generate import MAX_TOKENS, TOKEN_BUCKET
@@ -44,7 +45,7 @@ def loader(config: TrainConfig) -> Loader:
     sets = read_features(folders(config))
     _check_model(config, sets)
     encoders_here(sets.made)  # refuses stale ones; training needs no encoder
-    shape = _mesh_shape(config)
+    shape = mesh_shape(config)
     drawn = [_drawn(config, stage, sets, shape) for stage in config.stages]
     size = min(-(-(sets.tokens + 1) // TOKEN_BUCKET) * TOKEN_BUCKET, MAX_TOKENS)
     lengths = {"size": size, "max_length": MAX_TOKENS}
@@ -102,7 +103,7 @@ def _drawn(
             "data.images: an image is a single latent frame, and diffusion forcing needs several"
         )
     for bucket in found:
-        _check_tokens(bucket, shape["context"])
+        check_tokens(bucket.tokens // bucket.latents[0], shape["context"], of=str(bucket))
     multiple = config.accumulate * _sharing(shape)
 
     def count(bucket: buckets.Bucket) -> int:
@@ -113,24 +114,9 @@ def _drawn(
     return draws(found, count, images=images, fps=data.fps, balance=data.balance)
 
 
-def _mesh_shape(config: TrainConfig) -> Mapping[str, int]:
-    """Returns how many devices each axis has; one where there is no mesh."""
-    return dict.fromkeys(AXES, 1) if config.mesh is None else make_mesh(config.mesh).shape
-
-
 def _sharing(shape: Mapping[str, int]) -> int:
     """Returns how many devices share the clips of a batch."""
     return math.prod(shape[axis] for axis in BATCH)
-
-
-def _check_tokens(bucket: buckets.Bucket, context: int) -> None:
-    """Raises `UserError` where `context` devices cannot share the tokens of a frame."""
-    frame = bucket.tokens // bucket.latents[0]
-    if frame % context:
-        raise UserError(
-            f"mesh.context: {context} devices cannot share the {frame} tokens of a frame of "
-            f"{bucket}; legal: divisors of it, and of the other buckets'"
-        )
 
 
 def _check_model(config: TrainConfig, sets: FeatureSets) -> None:

@@ -13,6 +13,7 @@ from flax import nnx
 
 from skyreels_jax.checkpoint import Checkpoints, check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
+from skyreels_jax.cli.recipes.checks import check_heads
 from skyreels_jax.cli.recipes.lora import adapter_rules, check_lora, fixed_weights
 from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights, split
 from skyreels_jax.cli.recipes.samples import film_sampler
@@ -126,6 +127,8 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
             print(f"trains on 1 of {count} devices; --set mesh.fsdp=-1 uses them all")
         return None
     mesh, rules = make_mesh(config.mesh), recipe.rules(config)
+    if config.kind in ADAPTED:
+        check_heads(config, mesh.shape)
     weights = abstract_weights(recipe, config)
     placement = Placement(mesh=mesh, rules=rules)
     placement.params(weights)

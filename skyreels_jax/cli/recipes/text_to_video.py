@@ -13,7 +13,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from skyreels_jax.cli.recipes import clips, features
-from skyreels_jax.cli.recipes.checks import check_blocks, check_text, check_windows
+from skyreels_jax.cli.recipes.checks import (
+    check_blocks,
+    check_text,
+    check_tokens,
+    check_windows,
+    mesh_shape,
+)
 from skyreels_jax.cli.recipes.flops import step_flops, train_passes
 from skyreels_jax.core.config import from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
@@ -21,6 +27,7 @@ from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data import latents
 from skyreels_jax.data.loader import CutLatents, Labelled, pipeline
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
+from skyreels_jax.data.toy_film.world import SIZE
 from skyreels_jax.kernels.attention import Attention, attention
 from skyreels_jax.models import layout
 from skyreels_jax.models.dit.config import DiTConfig
@@ -111,6 +118,7 @@ class TextToVideoRecipe:
             return features.loader(config)
         config.data.check_read("text_to_video", READ)
         check_windows(config)
+        _check_pictures(config)
         groups = [(group.share, group.indices) for group in clips.groups(config.data)]
         store = prepare_latents(config.data)
         shape = store[0]["latents"].shape
@@ -201,6 +209,14 @@ def vae_folder(data: DataConfig) -> pathlib.Path:
             f"data.vae: {folder} is no diffusers VAE folder; train configs/toy/vae.py first"
         )
     return folder
+
+
+def _check_pictures(config: TrainConfig) -> None:
+    """Raises `UserError` where a mesh cannot share the tokens of ToyFilm's pictures."""
+    factor = layout.read_component(vae_folder(config.data), "vae").config.spatial_factor
+    _, height, width = config.model.transformer.patch_size
+    tokens = (SIZE // factor // height) * (SIZE // factor // width)
+    check_tokens(tokens, mesh_shape(config)["context"], of=f"{SIZE}x{SIZE} pixels")
 
 
 def load_vae(folder: pathlib.Path) -> Any:
