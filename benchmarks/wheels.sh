@@ -16,7 +16,8 @@ done
 "${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps \
     --only-binary=:all: --python-version 3.12 --implementation cp $platforms --dest "$folder" \
     flax==0.12.12 optax==0.2.8 msgpack treescope jaxtyping wadler-lindig diffusers==0.42.1 \
-    importlib-metadata zipp "$@"
+    importlib-metadata zipp absl-py rich pygments markdown-it-py mdurl pyyaml \
+    huggingface-hub regex requests filelock safetensors pillow "$@"
 size=$(du -sm "$folder" | cut -f1)
 ls "$folder"
 if [ "$size" -ge 64 ]; then

@@ -56,6 +56,11 @@ def test_among_video_tokens(kind, mesh, mask):
     check(over(MESHES[mesh], kind), Q, KEY, VALUE, mask)
 
 
+@pytest.mark.parametrize("mask", [None, Mask(causal_block=2 * S)], ids=["full", "causal"])
+def test_a_ring_of_chunks(mask):
+    check(over(MESHES["clips too"], "ring", "chunked"), Q, KEY, VALUE, mask)
+
+
 class Counted(Attention):
     """To keys alone whose first number is positive."""
 

@@ -19,7 +19,8 @@ class Mask:
     kv_weight [B, S]: how many times each key counts in the softmax (0 hides it). It is a count and
     not a parameter: its gradient is 0 everywhere.
     kv_length [B]: keys at and after this index are hidden; all of them, if it is 0.
-    causal_block: tokens per causal block; a query sees its own block and the ones before.
+    causal_block: tokens per causal block; a query sees its own block and the ones before. Queries
+    and keys begin at the same token: a KV cache (`models/dit/kv_cache.py`) needs no offset.
 
     A query without keys has the output 0, `MASKED` as the logarithm of its softmax's sum, and no
     gradient. Raises `UserError` for blocks of less than one token.
