@@ -65,7 +65,7 @@ class CachedBlocks:
         window: CacheWindow,
         *,
         guidance_scale: float,
-        solver: str = "unipc",
+        solver: str,
         progress: Callable[[int], Any] | None = None,
     ):
         graphdef, self._params = taken_apart(transformer)

@@ -61,7 +61,7 @@ def told(scene: str) -> tuple[dict, dict]:
 
 def maker(film: FilmPlan, *, scale: float = SCALE, **options) -> CachedBlocks:
     window = cache_window(CONFIG, rolling=film.rolling, sinks=film.sink_frames)
-    return CachedBlocks(model(), window, guidance_scale=scale, **options)
+    return CachedBlocks(model(), window, guidance_scale=scale, solver="unipc", **options)
 
 
 def make(
