@@ -1,7 +1,7 @@
 """A run of a few numbers, whose randomness shows in its weights.
 
 python tests/training/toy_run.py FOLDER STEPS SAVE_EVERY trains it on one device, and prints the
-sample numbers of every batch.
+sample numbers of every batch, each line after `BATCH`.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from skyreels_jax.training.optimizer import make_optimizer
 from skyreels_jax.training.state import abstract_state, init_state
 from skyreels_jax.training.step import make_train_step
 
+BATCH = "batch: "
 RULES = (("kernel", PartitionSpec(None, "fsdp")), ("bias", PartitionSpec("fsdp")))
 
 
@@ -145,7 +146,7 @@ class Printed:
     """A list that shows at once what is appended to it, and forgets it."""
 
     def append(self, numbers):
-        print(*numbers, flush=True)
+        print(f"{BATCH}{' '.join(map(str, numbers))}", flush=True)
 
 
 if __name__ == "__main__":
