@@ -10,25 +10,38 @@ _READ = ("vae", "num_frames", "fps", "rates")  # of data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GuardConfig:
-    """What each stage is measured by, and what ends the run early.
-
-    films: how many held-out captions, always the same, with the same noise.
-    adherence, consistency (of 1), quality (dB): by how much each may lie below the start model's.
+class Allowance:
+    """By how much the axes that are not motion may be worse, by the judge: adherence and
+    consistency (of 1), quality (dB).
     """
 
-    films: int = 64
     adherence: float = 0.03
     consistency: float = 0.03
     quality: float = 1.0
 
     def __post_init__(self):
         limits = (self.adherence, self.consistency, self.quality)
-        if self.films < 1 or not all(limit >= 0 for limit in limits):
+        if not all(limit >= 0 for limit in limits):
             raise UserError(
-                "preferences.guards: films is 1 or more, adherence, consistency and quality say "
-                "how far each may fall: 0 or more"
+                "preferences: adherence, consistency and quality say how far each may fall: 0 or "
+                "more"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuardConfig(Allowance):
+    """What each stage is measured by, and how far below the start model's it may lie before the
+    run ends.
+
+    films: how many held-out captions, always the same, with the same noise.
+    """
+
+    films: int = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.films < 1:
+            raise UserError("preferences.guards.films is 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,8 @@ class PreferencesConfig:
     share: how far the exported weights lie from the start model's towards those of the last good
     stage (WiSE-FT, arXiv 2109.01903; after reinforcement: WARP, arXiv 2406.16768). 1: they are
     those. Adapters are exported whole; whoever loads them gives them a scale.
+    not_worse: how far the better film of a pair may lie below the other one in what is not motion,
+    as the paper keeps pairs that motion alone tells apart; None: any pair will do.
     plateau: when a stage's training is over, at the latest after the config's steps.
     films: folder of a finished run in stages. Its films are ranked, stage by stage, and trained on
     for exactly as many steps as it was; `plateau` and the config's steps then count for nothing.
@@ -60,6 +75,7 @@ class PreferencesConfig:
     guidance_scale: float | None = None
     share: float = 1.0
     films: str | None = None
+    not_worse: Allowance | None = None
     plateau: Plateau = dataclasses.field(default_factory=Plateau)
     guards: GuardConfig = dataclasses.field(default_factory=GuardConfig)
 

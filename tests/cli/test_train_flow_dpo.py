@@ -14,9 +14,10 @@ from flax import nnx
 
 from skyreels_jax.checkpoint import Checkpoints, restore_params
 from skyreels_jax.cli.main import main
-from skyreels_jax.cli.recipes import stages
+from skyreels_jax.cli.recipes import own_films, stages
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.data.preferences.ranked import ToldPair
+from skyreels_jax.evals.axes import AXES
 from skyreels_jax.models import layout
 from skyreels_jax.testing.micro import micro_configs, random_params
 
@@ -226,6 +227,51 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
     assert train(root, out, *quick) == 0 and handmade_rewards.CALLS == []
 
 
+def test_what_would_be_exported_is_what_is_measured(root, whole, monkeypatch):
+    out, measured, films = root / "candidates", [], stages._films
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("export", "measured"))
+    saved = json.loads((out / "stages.json").read_text())
+    saved["stages"] = saved["stages"][:2]
+    (out / "stages.json").write_text(json.dumps(saved).replace(str(whole), str(out)))
+
+    def spy(*args, place, folder, **options):
+        if folder.name == "measured":
+            measured.append(place)
+        return films(*args, place=place, folder=folder, **options)
+
+    monkeypatch.setattr(stages, "_films", spy)
+    told = ["--export_dtype", "float32", "--set", "preferences.share=0.25"]
+    assert train(root, out, *told) == 0
+    assert measured == [str(out / "stage_2" / "export")]
+    kernels = []
+    for folder in (out / "stage_2", out):
+        component = layout.read_folder(folder / "export").components["transformer"]
+        made = nnx.to_pure_dict(nnx.state(layout.load_component(component, dtype="float32")))
+        kernels.append(made["head"]["kernel"])
+    np.testing.assert_array_equal(*kernels)
+    whole_way = weights(out, 2)["transformer"]["head"]["kernel"]
+    assert not np.allclose(kernels[0], whole_way, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_film_is_preferred_that_is_worse_in_what_is_not_motion(
+    root, whole, tmp_path, monkeypatch, capfd, sign
+):
+    def axes(video, scene):  # consistency rises with the reward, or falls
+        return dict.fromkeys(AXES, 0.5) | {"consistency": sign * video.mean() / 255}
+
+    monkeypatch.setattr(own_films, "score_axes", axes)
+    told = ["preferences.not_worse={'consistency': 0.0}", "preferences.stages=1"]
+    changes = [part for change in told for part in ("--set", change)]
+    code = train(root, tmp_path / "out", *changes)
+    if sign < 0:
+        assert code == 2
+        assert "better ones are worse in what is not motion" in capfd.readouterr().err
+        return
+    assert code == 0
+    assert [row.get("pairs") for row in rows(tmp_path / "out")] == [None, rows(whole)[1]["pairs"]]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -247,6 +293,8 @@ def test_an_axis_that_falls_ends_the_run_and_the_last_good_stage_is_the_result(
         (["preferences.plateau.metric=accuracy"], "'accuracy' is not measured; did you mean"),
         (["preferences.guards.films=0"], "films is 1 or more"),
         (["preferences.guards.quality=-0.5"], "how far each may fall: 0 or more"),
+        (["preferences.not_worse={'quality': -1.0}"], "how far each may fall: 0 or more"),
+        (["preferences.not_worse={'motion': 1.0}"], "motion"),
         (["preferences.inference_steps=0"], "inference_steps"),
         (["preferences.reward=brightness"], "is not like 'package.module:Name [PLACE]'"),
         (["preferences.reward=handmade_rewards:Dark"], "has no attribute 'Dark'"),

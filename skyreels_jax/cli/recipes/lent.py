@@ -18,7 +18,7 @@ _ALIKE = ("seed", "accumulate", "model", "start", "data.vae", "data.num_frames")
 _ALIKE += ("stages.0.frames", "stages.0.batch")
 _ALIKE += ("preferences.reward", "preferences.prompts", "preferences.films_per_prompt")
 _ALIKE += ("preferences.batch_size", "preferences.inference_steps", "preferences.guidance_scale")
-_ALIKE += ("preferences.guards.films",)
+_ALIKE += ("preferences.not_worse", "preferences.guards.films")
 
 
 def check_lent(config: FlowDPOConfig) -> None:

@@ -106,6 +106,11 @@ def rewards(reward: RewardModel, videos: Videos) -> Float[np.ndarray, " B"]:
     return scores
 
 
+def by_reward(reward: RewardModel) -> Score:
+    """Returns what scores films by the reward alone."""
+    return lambda videos, _: {REWARD: rewards(reward, videos)}
+
+
 def judged(reward: RewardModel, scenes: Sequence[Scene]) -> Score:
     """Returns what scores film n, of scene n, by the reward and, on all axes, by the judge."""
 

@@ -17,6 +17,7 @@ from skyreels_jax.cli.recipes.own_films import (
     REWARD,
     Order,
     Score,
+    by_reward,
     judged,
     make_films,
     rewards,
@@ -27,7 +28,7 @@ from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.latents import fingerprint
 from skyreels_jax.data.preferences.film_store import FilmStore
-from skyreels_jax.data.preferences.ranked import RankedPairs, best_against_worst
+from skyreels_jax.data.preferences.ranked import RankedPairs, best_against_worst, not_worse
 from skyreels_jax.data.toy_film.captions import sentences
 from skyreels_jax.data.toy_film.prompt_sets import SETS, scene_set
 from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
@@ -39,9 +40,9 @@ from skyreels_jax.models.reward.protocol import RewardModel
 from skyreels_jax.objectives.flow_dpo import FlowDPO
 from skyreels_jax.pipelines import load
 from skyreels_jax.training.metrics import last_means
-from skyreels_jax.training.preferences import FlowDPOConfig, GuardConfig
+from skyreels_jax.training.preferences import Allowance, FlowDPOConfig, GuardConfig
 
-GUARDED = ("adherence", "consistency", "quality")
+GUARDED = tuple(field.name for field in dataclasses.fields(Allowance))
 TRAINED = ("implicit_accuracy", "margin", "drift", "mse")  # those that the objective has
 MEASURED = 100_000  # where the seeds of held-out scenes begin: benchmarks have the first ones
 
@@ -51,11 +52,11 @@ def train(recipe: FlowDPORecipe, config: FlowDPOConfig) -> bool:
 
     Stage k makes films with the model of stage k - 1 (of `config.start` first), ranks them, trains
     on the pairs with that model as the reference (with `config.lora`: its adapters, with those as
-    they were), and is measured on held-out captions: reward and judge, side by side. With
-    `preferences.films` it takes the films of another run's stage k. All that is finished is on disk
-    under `config.out`: a call goes on where the one before it was stopped or killed, to the same
-    result. Where an axis that motion learning is not to touch has fallen too far, that stage is the
-    last, and not the result.
+    they were); what would be exported is measured on held-out captions, by reward and judge side by
+    side. With `preferences.films` it takes the films of another run's stage k. All that is finished
+    is on disk under `config.out`: a call goes on where the one before it was stopped or killed, to
+    the same result. Where an axis that motion learning is not to touch has fallen too far, that
+    stage is the last, and not the result.
     """
     _check(recipe, config)
     reward = own_films.open_reward(config.preferences.reward)
@@ -93,9 +94,16 @@ def export(recipe: FlowDPORecipe, config: FlowDPOConfig, *, dtype: str) -> pathl
     good = Journal(out, config).good
     if not good:
         raise UserError(f"no stage in {out} is finished and good; the result is {config.start}")
+    return _export(recipe, config, good, dtype=dtype, to=out)
+
+
+def _export(
+    recipe: FlowDPORecipe, config: FlowDPOConfig, stage: int, *, dtype: str, to: pathlib.Path
+) -> pathlib.Path:
+    """Writes the result, were `stage` the last one, into `to`/export; returns that folder."""
     if config.preferences.share != 1:
         recipe = dataclasses.replace(recipe, near=config.start)
-    return run.export(recipe, _stage_config(config, good), dtype=dtype, to=out)
+    return run.export(recipe, _stage_config(config, stage), dtype=dtype, to=to)
 
 
 def fallen(start: Row, row: Row, guards: GuardConfig) -> str:
@@ -116,7 +124,7 @@ def _train_stage(
     said, steps = config.preferences, _stage_config(config, stage)
     pairs = _pairs(recipe, config, reward, stage)
     dropped = pairs.ranking.dropped
-    print(f"stage {stage}: {len(pairs)} pairs, {dropped} dropped (equal scores)")
+    print(f"stage {stage}: {len(pairs)} pairs, {dropped} dropped (no film better than another)")
     finished = run.train(
         dataclasses.replace(recipe, pairs=pairs),
         steps,
@@ -144,15 +152,22 @@ def _pairs(
     ]
     prompts = sentences(scenes, seed=config.seed)
     order = _order(config, prompts, each=said.films_per_prompt, seeds=(config.seed, stage))
+    each, limits = said.films_per_prompt, said.not_worse
+    shown = [scene for scene in scenes for _ in range(each)]
     store = _films(
         recipe,
         maker,
         order,
-        lambda videos, _: {REWARD: rewards(reward, videos)},
-        model=stage - 1,
+        by_reward(reward) if limits is None else judged(reward, shown),
+        scores=(REWARD,) if limits is None else (REWARD, *GUARDED),
+        place=_model_run(maker, stage - 1),
         folder=pathlib.Path(_model_run(maker, stage)) / "films",
     )
-    ranking = best_against_worst(store.column(REWARD).reshape(-1, said.films_per_prompt))
+    legal = None
+    if limits is not None:
+        axes = {axis: store.column(axis).reshape(-1, each) for axis in GUARDED}
+        legal = not_worse(axes, dataclasses.asdict(limits))
+    ranking = best_against_worst(store.column(REWARD).reshape(-1, each), legal)
     captions = encode_captions(build_tokenizer(), [[prompt.encode()] for prompt in prompts])
     return RankedPairs(
         latents=store.latents(),
@@ -162,7 +177,11 @@ def _pairs(
 
 
 def _measured(recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel, stage: int) -> Row:
-    """Returns reward and axes of the model after a stage, on films of held-out captions."""
+    """Returns reward and axes of the result after a stage, on films of held-out captions."""
+    folder = pathlib.Path(config.out) / f"stage_{stage}"
+    place = _model_run(config, stage)
+    if stage and config.preferences.share != 1:
+        place = str(_export(recipe, config, stage, dtype="float32", to=folder))
     first = MEASURED + config.seed
     seeds = range(first, first + config.preferences.guards.films)
     scenes = [sample_scene(seed, "held_out") for seed in seeds]
@@ -174,8 +193,8 @@ def _measured(recipe: FlowDPORecipe, config: FlowDPOConfig, reward: RewardModel,
         order,
         judged(reward, scenes),
         scores=(REWARD, *AXES),
-        model=stage,
-        folder=pathlib.Path(config.out) / f"stage_{stage}" / "measured",
+        place=place,
+        folder=folder / "measured",
     )
     return {name: float(store.column(name).mean()) for name in (REWARD, *AXES)}
 
@@ -203,12 +222,11 @@ def _films(
     order: Order,
     score: Score,
     *,
-    scores: tuple[str, ...] = (REWARD,),
-    model: int,
+    scores: tuple[str, ...],
+    place: str,
     folder: pathlib.Path,
 ) -> FilmStore:
-    """Returns the films of `order` by the model after stage `model`, scored."""
-    place = _model_run(config, model)
+    """Returns the films of `order` by the model at `place`, scored."""
     source = load.find(place)
     said = {"order": to_dict(order), "reward": own_films.reward_state(config.preferences.reward)}
     said |= {"model": source.fingerprint, "defaults": to_dict(source.defaults)}

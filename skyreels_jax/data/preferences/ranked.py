@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from skyreels_jax.core.errors import UserError
 
@@ -14,7 +14,7 @@ from skyreels_jax.core.errors import UserError
 class Ranking(NamedTuple):
     """Film numbers of the best and the worst of each prompt that is left, and the prompt's.
 
-    dropped: how many prompts are not, because all their films have the same score.
+    dropped: how many prompts are not, because no film is better than another.
     """
 
     chosen: Int[np.ndarray, " M"]
@@ -23,22 +23,44 @@ class Ranking(NamedTuple):
     dropped: int
 
 
-def best_against_worst(scores: Float[np.ndarray, "P N"]) -> Ranking:
-    """Returns the pairs of P prompts with N films each; film j of prompt i has number i N + j.
+def best_against_worst(
+    scores: Float[np.ndarray, "P N"], legal: Bool[np.ndarray, "P N N"] | None = None
+) -> Ranking:
+    """Returns of each of P prompts with N films the two that are furthest apart; film j of prompt i
+    has number i N + j.
 
-    Of several best or worst films it takes the first.
+    legal: which films [i, j] of a prompt may stand as i against j; None: all. Of several pairs it
+    takes that of the first better film, then of the first worse one.
     Raises `UserError` when no pair is left.
     """
     prompts, films = scores.shape
-    best, worst = scores.argmax(axis=1), scores.argmin(axis=1)
-    kept = np.flatnonzero(scores.max(axis=1) > scores.min(axis=1))
+    apart = scores[:, :, None] - scores[:, None, :]
+    if legal is not None:
+        apart = np.where(legal, apart, 0)
+    apart = apart.reshape(prompts, films * films)
+    best, worst = np.divmod(apart.argmax(axis=1), films)
+    kept = np.flatnonzero(apart.max(axis=1) > 0)
     if not len(kept):
         raise UserError(
             f"no pair is left: for each of {prompts} prompts all {films} films have the same "
-            "score; legal: a reward that tells films apart"
+            "score, or the better ones are worse in what is not motion; legal: a reward that tells "
+            "films apart, a wider preferences.not_worse"
         )
     first = kept * films
     return Ranking(first + best[kept], first + worst[kept], kept, prompts - len(kept))
+
+
+def not_worse(
+    axes: Mapping[str, Float[np.ndarray, "P N"]], allowance: Mapping[str, float]
+) -> Bool[np.ndarray, "P N N"]:
+    """Returns where film i of a prompt lies below film j by no more than is allowed on any axis.
+
+    axes: more is better.  allowance: of each axis, in its units.
+    """
+    enough = [
+        axes[axis][:, :, None] >= axes[axis][:, None, :] - most for axis, most in allowance.items()
+    ]
+    return np.logical_and.reduce(enough)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

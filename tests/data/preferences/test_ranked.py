@@ -5,7 +5,12 @@ import pytest
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.data.loader import pipeline
-from skyreels_jax.data.preferences.ranked import RankedPairs, ToldPair, best_against_worst
+from skyreels_jax.data.preferences.ranked import (
+    RankedPairs,
+    ToldPair,
+    best_against_worst,
+    not_worse,
+)
 
 SCORES = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [0.0, 0.0, -1.0]])
 NULL = {"input_ids": np.zeros(4, np.int32), "length": np.int32(1)}
@@ -28,6 +33,22 @@ def test_the_best_stands_against_the_worst_and_ties_are_dropped_and_counted():
     np.testing.assert_array_equal(ranking.rejected, [0, 8])
     np.testing.assert_array_equal(ranking.prompt, [0, 2])
     assert ranking.dropped == 1
+
+
+def test_a_film_that_is_worse_in_something_else_is_not_preferred():
+    scores = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    axes = {
+        "adherence": np.array([[0.5, 0.5, 0.6], [0.1, 0.5, 0.9]]),
+        "quality": np.array([[20.0, 21.0, 22.0], [20.0, 17.0, 14.0]]),
+    }
+    legal = not_worse(axes, {"adherence": 0.05, "quality": 1.0})
+    # In the first prompt only the neighbours are close enough in quality, of which film 1 is worse
+    # than film 2 in adherence; in the second each better film has a quality that is too low.
+    ranking = best_against_worst(scores, legal)
+    assert (ranking.chosen.tolist(), ranking.rejected.tolist()) == ([0], [1])
+    assert (ranking.prompt.tolist(), ranking.dropped) == ([0], 1)
+    with pytest.raises(UserError, match="or the better ones are worse in what is not motion"):
+        best_against_worst(scores[1:], legal[1:])
 
 
 def test_rankings_are_invariant_to_the_scale_of_the_reward():
