@@ -158,6 +158,9 @@ class DataConfig:
     features: of kind "text_to_video" without a text encoder, in place of ToyFilm's clips: folder
     that `skyreels-jax data encode` made; several with commas between them.
     images: share of the steps on features that are of images, 0 to 1.
+    multiple: on features, what the clips of a bucket's batch come in multiples of; a divisor of all
+    stages' batches and a multiple of `accumulate`. 0: what the devices need that the run begins on,
+    which it writes here, so that it has the same batches on others.
     Every kind of training refuses what it does not read, see `check_read`.
     """
 
@@ -179,6 +182,7 @@ class DataConfig:
     left_out: tuple[str, ...] = ()
     features: str = ""
     images: float = 0.0
+    multiple: int = 0
 
     def __post_init__(self):
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
@@ -193,6 +197,8 @@ class DataConfig:
             raise UserError(f"data.middle is a probability, got {self.middle}")
         if not 0 <= self.images <= 1:
             raise UserError(f"data.images is a share of the steps, 0 to 1, got {self.images}")
+        if self.multiple < 0:
+            raise UserError(f"data.multiple is a number of clips or 0, got {self.multiple}")
         for name in ("turns", "faults"):
             if not 0 <= getattr(self, name) <= 1:
                 value = getattr(self, name)
@@ -308,6 +314,11 @@ class TrainConfig:
             if self.accumulate < 1 or stage.batch % self.accumulate:
                 raise UserError(
                     f"accumulate = {self.accumulate} must divide each stage's batch ({stage.batch})"
+                )
+            if (of := self.data.multiple) and (of % self.accumulate or stage.batch % of):
+                raise UserError(
+                    f"data.multiple = {of} must divide each stage's batch ({stage.batch}) and be a "
+                    f"multiple of accumulate = {self.accumulate}"
                 )
             if stage.resolution and not self.data.features:
                 raise UserError("stages have a resolution on data.features only: leave it out")
