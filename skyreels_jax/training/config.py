@@ -270,7 +270,7 @@ class TrainConfig:
     writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
     sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
     weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video
-    on ToyFilm, whole models; of many devices one makes them.
+    on ToyFilm; of many devices one makes them.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk, the latest ones.
     keep_every: those of steps that it divides stay as well (0: none), a multiple of save_every.
     flow_shift: the sampler's default time shift, written into the exported scheduler; of
@@ -325,12 +325,16 @@ class TrainConfig:
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
         self._check_read()
-        whole = self.kind == "text_to_video" and self.lora is None
-        sampled = whole and not self.data.features
-        if self.sample_every < 0 or (self.sample_every and not sampled):
+        if self.sample_every < 0 or (self.sample_every and self.kind != "text_to_video"):
             raise UserError(
-                "sample_every: legal are 0 (never) and, of text_to_video without lora and "
-                f"data.features, a number of steps, got {self.sample_every}"
+                "sample_every: legal are 0 (never) and, of text_to_video, a number of steps, got "
+                f"{self.sample_every}"
+            )
+        if self.sample_every and self.data.features:
+            raise UserError(
+                "sample_every: a run on data.features holds no text encoder to read sentences "
+                "with, nor a VAE: leave it out (`skyreels-jax generate --model_id OUT` makes films "
+                "of its newest checkpoint)"
             )
         if self.keep_every < 0 or self.keep_every % self.save_every:
             raise UserError(

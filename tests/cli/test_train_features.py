@@ -343,7 +343,7 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("data.features=", "stages have a resolution on data.features only"),
         ("model.text_encoder={}", "leave out model.text_encoder"),
         ("data.vae=x", "text_to_video with data.features reads data.features, images, fps"),
-        ("sample_every=5", "of text_to_video without lora and data.features"),
+        ("sample_every=5", "a run on data.features holds no text encoder to read sentences with"),
         (
             "mesh={'context': 8, 'attention': 'ring'}",
             "8 devices cannot share the 6 tokens of a frame of",

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 
+import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
@@ -199,6 +200,13 @@ def test_the_same_adapters_on_a_mesh(root, tmp_path):
     for name, leaf in named_leaves(held):
         if re.search("attn[12]/[qkvo]/kernel", name):
             assert leaf.addressable_shards[0].data.size * 4 == leaf.size
+
+
+def test_films_are_sampled_on_the_way(root, tmp_path):
+    changes = {"stages": "[{'steps': 2, 'batch': 2}]", "sample_every": 2}
+    assert train(root, "--out", str(tmp_path), "--no_export", *settings(**changes)) == 0
+    (sheet,) = (tmp_path / "samples").iterdir()
+    assert sheet.name == "00000002.png" and iio.imread(sheet).std() > 1
 
 
 def test_a_run_of_adapters_is_what_others_start_from(root, tmp_path):

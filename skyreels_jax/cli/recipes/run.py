@@ -79,7 +79,7 @@ def train(
     check_room(folder / "checkpoints", like, config.checkpoints)
     options = {"folder": folder, "until": until, "placement": placement}
     options |= {"flops": recipe.flops(config, params), "config": config}
-    options["sample"] = film_sampler(config) if config.sample_every else None
+    options["sample"] = film_sampler(begun) if config.sample_every else None
     with hosts.in_turn("data"):  # hours; what was wrong has been said
         options["loader"] = recipe.loader(config)
     first, rest = _begun(recipe, begun, (params, rest), adapters, placement)
