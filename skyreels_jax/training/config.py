@@ -158,6 +158,9 @@ class DataConfig:
     features: of kind "text_to_video" without a text encoder, in place of ToyFilm's clips: folder
     that `skyreels-jax data encode` made; several with commas between them.
     images: share of the steps on features that are of images, 0 to 1.
+    multiple: on features, what the clips of a bucket's batch come in multiples of; a divisor of all
+    stages' batches and a multiple of `accumulate`. 0: what the devices need that the run begins on,
+    which it writes here, so that it has the same batches on others.
     Every kind of training refuses what it does not read, see `check_read`.
     """
 
@@ -179,6 +182,7 @@ class DataConfig:
     left_out: tuple[str, ...] = ()
     features: str = ""
     images: float = 0.0
+    multiple: int = 0
 
     def __post_init__(self):
         if min(self.clips, self.captions, self.encode_batch) < 1 or self.num_frames % 4 != 1:
@@ -193,6 +197,8 @@ class DataConfig:
             raise UserError(f"data.middle is a probability, got {self.middle}")
         if not 0 <= self.images <= 1:
             raise UserError(f"data.images is a share of the steps, 0 to 1, got {self.images}")
+        if self.multiple < 0:
+            raise UserError(f"data.multiple is a number of clips or 0, got {self.multiple}")
         for name in ("turns", "faults"):
             if not 0 <= getattr(self, name) <= 1:
                 value = getattr(self, name)
@@ -264,7 +270,7 @@ class TrainConfig:
     writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
     sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
     weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video
-    on ToyFilm, whole models; of many devices one makes them.
+    on ToyFilm; of many devices one makes them.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk, the latest ones.
     keep_every: those of steps that it divides stay as well (0: none), a multiple of save_every.
     flow_shift: the sampler's default time shift, written into the exported scheduler; of
@@ -309,17 +315,26 @@ class TrainConfig:
                 raise UserError(
                     f"accumulate = {self.accumulate} must divide each stage's batch ({stage.batch})"
                 )
+            if (of := self.data.multiple) and (of % self.accumulate or stage.batch % of):
+                raise UserError(
+                    f"data.multiple = {of} must divide each stage's batch ({stage.batch}) and be a "
+                    f"multiple of accumulate = {self.accumulate}"
+                )
             if stage.resolution and not self.data.features:
                 raise UserError("stages have a resolution on data.features only: leave it out")
         if min(self.log_every, self.save_every, self.keep, self.max_skipped) < 1:
             raise UserError("log_every, save_every, keep and max_skipped must be at least 1")
         self._check_read()
-        whole = self.kind == "text_to_video" and self.lora is None
-        sampled = whole and not self.data.features
-        if self.sample_every < 0 or (self.sample_every and not sampled):
+        if self.sample_every < 0 or (self.sample_every and self.kind != "text_to_video"):
             raise UserError(
-                "sample_every: legal are 0 (never) and, of text_to_video without lora and "
-                f"data.features, a number of steps, got {self.sample_every}"
+                "sample_every: legal are 0 (never) and, of text_to_video, a number of steps, got "
+                f"{self.sample_every}"
+            )
+        if self.sample_every and self.data.features:
+            raise UserError(
+                "sample_every: a run on data.features holds no text encoder to read sentences "
+                "with, nor a VAE: leave it out (`skyreels-jax generate --model_id OUT` makes films "
+                "of its newest checkpoint)"
             )
         if self.keep_every < 0 or self.keep_every % self.save_every:
             raise UserError(

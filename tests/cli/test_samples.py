@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from skyreels_jax.cli.recipes.model import split
 from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.recipes.text_to_video import TextToVideoConfig, TextToVideoRecipe
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.objectives.flow_matching import FlowMatching
+from skyreels_jax.pipelines import load
 from skyreels_jax.testing.micro import micro_configs
 from skyreels_jax.training.config import (
     DataConfig,
@@ -56,9 +58,25 @@ def test_the_same_films_of_the_same_weights_and_nothing_compiled_twice(micro_fol
     assert not lowered
 
 
-@pytest.mark.parametrize(
-    "options", [{"lora": LoraConfig(rank=1, alpha=1.0)}, {"kind": "flow_dpo"}, {"kind": "vae"}]
-)
+def test_films_of_adapters_are_those_of_the_model_below_them_with_what_they_change(micro_folder):
+    start = {"start": str(micro_folder)}
+    whole = config(micro_folder, **start)
+    modules = load.find(str(micro_folder)).read("float32", PARTS)
+    weights = {name: nnx.to_pure_dict(nnx.state(part)) for name, part in modules.items()}
+    adapted = config(micro_folder, lora=LoraConfig(rank=2, alpha=3.0), **start)
+    params = split(TextToVideoRecipe(), adapted)[1]
+    sample, plain = film_sampler(adapted), film_sampler(whole)
+    np.testing.assert_array_equal(sample(params), before := plain(weights))  # `up` is zero yet
+    q = params["transformer"]["blocks"]["attn1"]["q"]["adapter"]
+    up = q["up"]["kernel"] = q["up"]["kernel"] + 0.5
+    changed = 1.5 * q["down"]["kernel"] @ up
+    weights["transformer"]["blocks"]["attn1"]["q"]["kernel"] += changed
+    after = plain(weights)
+    assert (after != before).any()
+    np.testing.assert_allclose(sample(params), after, atol=1)  # of 255
+
+
+@pytest.mark.parametrize("options", [{"kind": "flow_dpo"}, {"kind": "vae"}])
 def test_what_cannot_be_sampled_is_refused(micro_folder, options):
     with pytest.raises(UserError, match="sample_every: legal are 0"):
         config(micro_folder, **options)

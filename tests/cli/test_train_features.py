@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 
 import jax
@@ -17,7 +18,7 @@ from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes import features
 from skyreels_jax.cli.recipes.base import recipe_for
 from skyreels_jax.cli.train import read_config
-from skyreels_jax.core.config import from_dict, to_dict
+from skyreels_jax.core.config import from_dict, override, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import ALL_ROWS, Rows
 from skyreels_jax.data.features.sets import read_features
@@ -28,7 +29,7 @@ from skyreels_jax.pipelines.load import find
 from skyreels_jax.testing.micro import micro_configs, write_micro_model
 from skyreels_jax.testing.raw_state import raw_state
 from skyreels_jax.training import loop
-from skyreels_jax.training.config import TrainConfig
+from skyreels_jax.training.config import StageConfig, TrainConfig
 from skyreels_jax.weights.reader import open_source
 
 CONFIG = """
@@ -185,32 +186,93 @@ def test_processes_share_every_batch(config):
     jax.tree.map(lambda a, *b: np.testing.assert_array_equal(a, np.concatenate(b)), whole, *halves)
 
 
-def test_a_run_goes_on_in_its_own_order_alone(config, monkeypatch):
-    def opened(**mesh):
-        recipe, values = settings(config, mesh=MeshConfig(**mesh))
-        return iter(recipe.loader(values)(values.stages[0], 0, ALL_ROWS))
+def on_mesh(config, saved=None, **mesh):
+    """Returns the recipe and the config of a run of large batches, as it begins or goes on."""
+    stages = (StageConfig(steps=8, batch=16, frames=65, resolution="32x48"),)
+    recipe, values = settings(config, mesh=MeshConfig(**mesh), stages=stages)
+    values = override(values, "data.images", "0.0")
+    return recipe, features.with_multiple(values, saved)
 
-    first = opened(fsdp=8)
+
+def opened(config, saved=None, **mesh):
+    recipe, values = on_mesh(config, saved, **mesh)
+    return iter(recipe.loader(values)(values.stages[0], 0, ALL_ROWS))
+
+
+def test_a_run_goes_on_in_its_own_order_alone(config, monkeypatch):
+    first = opened(config, fsdp=8)
     next(first)
     state = json.loads(json.dumps(first.get_state()))
-    again = opened(data=4, fsdp=-1)
+    again = opened(config, data=4, fsdp=-1)
     again.set_state(state)
     jax.tree.map(np.testing.assert_array_equal, next(first), next(again))
-    sizes = r"33x32x48: batches of 16 of \d+ clips \(\w+\) -> batches of 8 of"
-    with pytest.raises(UserError, match=f"{sizes}.*data x fsdp = 8 devices; or .* another --out"):
-        opened(fsdp=4, context=2).set_state(state)
+    sizes = r"33x32x48: batches of 16 of \d+ clips \(\w+\) -> batches of 24 of"
+    with pytest.raises(UserError, match=f"{sizes}.*and data.multiple = 16; or .* another --out"):
+        opened(config, fsdp=4, context=2).set_state(state)
 
     def grown(folders):
         sets = read_features(folders)
-        bucket, table = next(iter(sets.tables.items()))
+        bucket, table = list(sets.tables.items())[1]
         tables = {bucket: dataclasses.replace(table, ids=(*table.ids[1:], "new"))}
         return dataclasses.replace(sets, tables=sets.tables | tables)
 
     monkeypatch.setattr(features, "read_features", grown)
-    with pytest.raises(UserError, match=r"1x32x48: .* -> .*goes on with the features as they were"):
-        opened(fsdp=8).set_state(state)
+    with pytest.raises(
+        UserError, match=r"33x32x48: .* -> .*goes on with the features as they were"
+    ):
+        opened(config, fsdp=8).set_state(state)
     # Of a run from before orders were saved.
-    opened(fsdp=8).set_state(state["position"])
+    opened(config, fsdp=8).set_state(state["position"])
+
+
+def test_on_other_meshes_batches_stay_as_large(config):
+    """8 devices, then 4, then 8 again; and one of 4 that 8 cannot share."""
+    saved = to_dict(on_mesh(config, fsdp=8)[1])
+    assert saved["data"]["multiple"] == 16  # micro-batches of a clip a device, two at a step
+    state, seen = None, []
+    for mesh in ({"fsdp": 8}, {"fsdp": 4, "context": 2}, {"fsdp": 8}):
+        part = opened(config, saved, **mesh)
+        if state is not None:
+            part.set_state(state)
+        seen += [next(part) for _ in range(2)]
+        state = json.loads(json.dumps(part.get_state()))
+    whole = opened(config, fsdp=8)
+    assert {batch["latents"].shape[:2] for batch in seen} == {(16, 17), (16, 9)}
+    jax.tree.map(np.testing.assert_array_equal, seen, [next(whole) for _ in seen])
+    saved = to_dict(on_mesh(config, fsdp=4, context=2)[1])
+    message = (
+        "mesh: data x fsdp = 8 devices cannot share batches of 24 clips of 33x32x48 in 2 micro-"
+        "batches (multiples of data.multiple = 8, which a run keeps); legal: divisors of 4"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        opened(config, saved, fsdp=8)
+    # Of a run from before the field.
+    del saved["data"]["multiple"]
+    assert on_mesh(config, saved, fsdp=8)[1].data.multiple == 16
+
+
+@pytest.mark.slow  # compiles two buckets for each of two meshes
+def test_on_other_meshes_the_curve_goes_on(config, tmp_path, monkeypatch):
+    following, last = loop._Batches.next, [0]
+
+    def stopped(self, step):
+        if step + 1 == last[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return following(self, step)
+
+    def train(folder, *changes):
+        changes += ("accumulate=1", "data.images=0.0", "start=")
+        args = ["train", "--config", str(config), "--no_export", "--out", str(tmp_path / folder)]
+        assert main([*args, *(f"--set={change}" for change in changes)]) == 0
+
+    monkeypatch.setattr(loop._Batches, "next", stopped)
+    stages = "stages=({'steps': 6, 'batch': 8, 'frames': 65, 'resolution': '32x48'},)"
+    train("whole", stages, "mesh.fsdp=8")
+    for last[0], mesh in ((2, ["fsdp=8"]), (4, ["fsdp=4", "context=2"]), (0, ["fsdp=8"])):
+        train("parts", stages, *(f"mesh.{axis}" for axis in mesh))
+    curves = [[float(row["loss"]) for row in rows(tmp_path / name)] for name in ("whole", "parts")]
+    assert len(curves[0]) == 6
+    np.testing.assert_allclose(*curves, atol=1e-5)
 
 
 def test_rates_are_told_and_chosen(config):
@@ -281,13 +343,14 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("data.features=", "stages have a resolution on data.features only"),
         ("model.text_encoder={}", "leave out model.text_encoder"),
         ("data.vae=x", "text_to_video with data.features reads data.features, images, fps"),
-        ("sample_every=5", "of text_to_video without lora and data.features"),
+        ("sample_every=5", "a run on data.features holds no text encoder to read sentences with"),
         (
             "mesh={'context': 8, 'attention': 'ring'}",
             "8 devices cannot share the 6 tokens of a frame of",
         ),
         ("optimizer.muon_beta=0.9", "adam does not read muon_beta; its rate is adam_learning_rate"),
         ("data.images=2.0", "data.images is a share of the steps"),
+        ("data.multiple=3", "= 3 must divide each stage's batch (2) and be a multiple of accumul"),
         ("data.fps=30", "no clip has 30 frames a second"),
         ("data.balance={'attribute': 'shape'}", "'shape' does not exist; legal: subject_type"),
         ("model.transformer.text_dim=64", "holds another model: transformer/text_embedder"),

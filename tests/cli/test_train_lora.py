@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 
+import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def get_config():
         "log_every": 1,
         "save_every": 2,
         "keep": 3,
+        "sample_every": 4,
     })
 """
 PARTS = ("transformer", "text_encoder")
@@ -171,11 +173,20 @@ def test_merged_models_have_fingerprints_of_their_own(root, micro_folder, tmp_pa
     assert encoders[0] == encoders[1]
 
 
-def test_the_same_steps_whether_stopped_or_not(root, tmp_path):
+def sheet(run):
+    """The films that a run made of itself on the way."""
+    (path,) = (run / "samples").iterdir()
+    assert path.name == "00000004.png"
+    return iio.imread(path)
+
+
+def test_the_same_steps_and_films_whether_stopped_or_not(root, tmp_path):
     again = tmp_path / "again"
-    shutil.copytree(root / "run", again, ignore=shutil.ignore_patterns("export", "4"))
+    shutil.copytree(root / "run", again, ignore=shutil.ignore_patterns("export", "samples", "4"))
     assert train(root, "--out", str(again)) == 0
     jax.tree.map(np.testing.assert_array_equal, state(again, 4), state(root / "run", 4))
+    assert sheet(again).std() > 1
+    np.testing.assert_array_equal(sheet(again), sheet(root / "run"))
 
 
 def test_the_same_adapters_on_a_mesh(root, tmp_path):

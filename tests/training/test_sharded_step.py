@@ -1,6 +1,10 @@
 """The one step on eight devices, divided in every way, is the step on one."""
 
+import collections
 import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from skyreels_jax.checkpoint import Checkpoints
 from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.kernels.attention import Attention, attention
 from skyreels_jax.models.dit.config import DiTConfig
@@ -22,9 +27,9 @@ from skyreels_jax.parallel.context import ContextAttention
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.parallel.rules import within
-from skyreels_jax.training.config import OptimizerConfig
+from skyreels_jax.training.config import OptimizerConfig, PolicyConfig
 from skyreels_jax.training.optimizer import make_optimizer
-from skyreels_jax.training.state import init_state
+from skyreels_jax.training.state import TrainState, abstract_state, init_state
 from skyreels_jax.training.step import make_train_step
 
 STEPS, BATCH, FRAMES = 3, 8, 4
@@ -72,19 +77,47 @@ def batches():
         }
 
 
-@functools.cache
-def trained(mesh: MeshConfig | None, accumulate: int = 1):
-    """Returns losses, the state after `STEPS` steps, how often the step was compiled."""
-    placement, attend = None, attention
-    if mesh is not None:
-        placement = Placement(mesh=make_mesh(mesh), rules=RULES)
-        parts = {"kind": mesh.attention, "attention": Attention()}
-        attend = ContextAttention(mesh=placement.mesh, **parts)
-    model = TextToVideo(
+class Program(NamedTuple):
+    """The compiled step on some devices, and what it takes.
+
+    like: shapes and places of the state; begin: makes the first one.
+    """
+
+    jitted: Callable
+    like: TrainState
+    begin: Callable[[], TrainState]
+    rest: Any
+    placement: Placement | None
+
+    def __call__(self, state, batch):
+        """Returns the state after a step on `batch`, and the loss."""
+        if self.placement is None:
+            state, metrics = self.jitted(state, batch, self.rest)
+        else:
+            with jax.set_mesh(self.placement.mesh):
+                state, metrics = self.jitted(state, self.placement.batch(batch), self.rest)
+        return state, float(metrics["loss"])
+
+
+def placed(mesh: MeshConfig) -> Placement:
+    return Placement(mesh=make_mesh(mesh), rules=RULES)
+
+
+def model(attend=attention) -> TextToVideo:
+    return TextToVideo(
         SkyReelsV2Transformer3D(MODEL, attention=attend, rngs=nnx.Rngs(0)),
         UMT5Encoder(TEXT, rngs=nnx.Rngs(1)),
     )
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+
+@functools.cache
+def program(mesh: MeshConfig | None, accumulate: int = 1) -> Program:
+    placement, attend = None, attention
+    if mesh is not None:
+        placement = placed(mesh)
+        parts = {"kind": mesh.attention, "attention": Attention()}
+        attend = ContextAttention(mesh=placement.mesh, **parts)
+    graphdef, params, rest = nnx.split(model(attend), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     # The last layer begins at zero, and nothing before it would learn.
     params["transformer"]["head"]["kernel"] += 0.1
@@ -93,21 +126,40 @@ def trained(mesh: MeshConfig | None, accumulate: int = 1):
     step = make_train_step(DiffusionForcing(), tx, graphdef, **options)
     if placement is not None:
         params = jax.device_put(params, placement.params(params))
-    state = init_state(params, tx, ema=True, placement=placement)
-    where = jax.tree.map(lambda x: x.sharding, state)
+    mirrored = {"ema": True, "placement": placement}
+    like = abstract_state(params, tx, **mirrored)
+    where = jax.tree.map(lambda x: x.sharding, like)
     # Compiled for most of a minute (with optimisation, for a whole one), run for a second.
     options = {"xla_backend_optimization_level": 0}
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=options)
-    losses = []
+    begin = functools.partial(init_state, params, tx, **mirrored)
+    return Program(jitted, like, begin, rest, placement)
+
+
+def assert_placed(state, like):
+    """The arrays of a state are where `like` says."""
+    where = [jax.tree.map(lambda x: x.sharding, tree) for tree in (state, like)]
+    assert where[0] == where[1]
+
+
+def assert_close(state, wanted):
+    for name in ("params", "ema"):
+        pairs = zip(getattr(state, name).items(), getattr(wanted, name).items(), strict=True)
+        for (_, ours), (_, theirs) in pairs:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
+
+
+@functools.cache
+def trained(mesh: MeshConfig | None, accumulate: int = 1):
+    """Returns losses, the state after `STEPS` steps, how often the step was compiled."""
+    step = program(mesh, accumulate)
+    state, losses = step.begin(), []
+    assert_placed(state, step.like)
     for batch in batches():
-        if placement is None:
-            state, metrics = jitted(state, batch, rest)
-        else:
-            with jax.set_mesh(placement.mesh):
-                state, metrics = jitted(state, placement.batch(batch), rest)
-        losses.append(float(metrics["loss"]))
-    assert jax.tree.map(lambda x: x.sharding, state) == where
-    return np.array(losses), state, jitted._cache_size()
+        state, loss = step(state, batch)
+        losses.append(loss)
+    assert_placed(state, step.like)
+    return np.array(losses), state, step.jitted._cache_size()
 
 
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
@@ -128,16 +180,57 @@ def test_micro_batches_of_a_divided_batch():
     np.testing.assert_allclose(losses, trained(None, accumulate=2)[0], atol=1e-5)
 
 
-def test_what_mirrors_weights_is_placed_as_they_are():
-    _, state, _ = trained(MESHES["fsdp"])
-    kernel = "transformer/blocks/ffn/up/kernel"
-    found = {
-        name: leaf for name, leaf in named_leaves(state) if name.endswith(kernel) and leaf.ndim == 3
-    }
-    assert len(found) == 3  # the weights, their average, the momentum of Muon
-    for name, leaf in found.items():
-        assert leaf.addressable_shards[0].data.size * 8 == leaf.size, name
-    assert isinstance(state.step, jax.Array) and state.step.sharding.is_fully_replicated
+@pytest.mark.slow  # traces two programs again where it is not run beside the tests above
+def test_a_run_goes_on_on_another_mesh_and_back(tmp_path):
+    """fsdp 8, then fsdp 2 x tensor 2 x context 2, then fsdp 8, a checkpoint between each two."""
+    eight, other = (program(MESHES[name]) for name in ("fsdp", "fsdp, tensor, context"))
+    losses, state = [], eight.begin()
+    for step, (on, batch) in enumerate(zip((eight, other, eight), batches(), strict=True)):
+        if step:
+            with Checkpoints(tmp_path, keep=1) as checkpoints:
+                checkpoints.save(step, state, data={}, config={})
+            with Checkpoints(tmp_path) as checkpoints:
+                state, _ = checkpoints.restore(step, on.like)
+            assert_placed(state, on.like)
+        state, loss = on(state, batch)
+        losses.append(loss)
+    expected, wanted, compiled = trained(MESHES["fsdp"])
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
+    assert_close(state, wanted)
+    assert compiled == other.jitted._cache_size() == 1  # a restored state is where a made one is
+
+
+@functools.cache
+def abstract_params():
+    return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(model(), nnx.Param)))
+
+
+@pytest.mark.parametrize("name", ["muon", "adam"])
+@pytest.mark.parametrize("mesh", ["fsdp", "fsdp, tensor, context", "data, fsdp, ring"])
+def test_every_part_of_the_state_is_placed_as_its_parameter(mesh, name):
+    placement, params = placed(MESHES[mesh]), abstract_params()
+    policies = (
+        PolicyConfig(paths="text_encoder/.*", frozen=True),
+        PolicyConfig(paths="transformer/head/kernel", learning_rate=0.5, adam=True),
+    )
+    config = OptimizerConfig(name=name, policies=policies)
+    tx = make_optimizer(config, params, STEPS)
+    state = abstract_state(params, tx, ema=True, placement=placement)
+    places = dict(named_leaves(placement.params(params)))
+    shapes = {path: leaf.shape for path, leaf in named_leaves(params)}
+    found = collections.Counter()
+    for path, leaf in named_leaves(state):
+        if (owned := re.fullmatch(r".*?/((transformer|text_encoder)/.*)", path)) is None:
+            assert leaf.sharding.is_fully_replicated and leaf.size <= 15, path  # counts, constants
+        else:
+            owner = owned[1]
+            assert (leaf.shape, leaf.sharding) == (shapes[owner], places[owner]), path
+            found[owner] += 1
+    for path in places:  # weights, average, and the moments of what is trained
+        muon = name == "muon" and path.endswith("/kernel") and path != "transformer/head/kernel"
+        moments = 0 if path.startswith("text_encoder/") else 1 if muon else 2
+        assert found[path] == 2 + moments, path
+    assert not any(places[path].is_fully_replicated for path in places if path.endswith("kernel"))
 
 
 def test_jnp_is_not_promoted():

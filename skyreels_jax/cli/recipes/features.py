@@ -4,9 +4,11 @@ As SkyReels-V2 is trained: VAE and text encoder are frozen, so what they make is
 (`skyreels-jax data encode`), and training holds neither.
 """
 
+import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from skyreels_jax.cli.recipes.checks import check_tokens, mesh_shape
 from skyreels_jax.core.config import to_dict
@@ -27,7 +29,7 @@ from skyreels_jax.pipelines.run import run_encoders
 from skyreels_jax.training.config import StageConfig, TrainConfig
 from skyreels_jax.training.loop import Loader
 
-READ = ("features", "images", "fps", "balance")
+READ = ("features", "images", "fps", "balance", "multiple")
 
 
 def folders(config: TrainConfig) -> list[str]:
@@ -35,18 +37,34 @@ def folders(config: TrainConfig) -> list[str]:
     return [part.strip() for part in config.data.features.split(",")]
 
 
+def with_multiple(config: TrainConfig, saved: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Returns `config` with the `data.multiple` of its run: what it states, or else what the run
+    had when it was saved, or else what the devices need.
+
+    saved: the resolved config of the checkpoint that the run goes on from. From before there was
+    the field: its batches were as its devices needed, and the loader refuses others.
+    """
+    if config.data.multiple:
+        return config
+    kept = saved["data"].get("multiple", 0) if saved is not None else 0
+    multiple = kept or config.accumulate * _sharing(mesh_shape(config))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, multiple=multiple))
+
+
 def loader(config: TrainConfig) -> Loader:
     """Returns what opens a stage's batches; every stage is checked now.
 
-    Raises `UserError` for sets that are missing, unfinished, stale or of another model, and for
-    stages that nothing is there for.
+    Raises `UserError` for sets that are missing, unfinished, stale or of another model, for stages
+    that nothing is there for, and for batches that the devices cannot share.
     """
     config.data.check_read("text_to_video with data.features", READ)
+    config = with_multiple(config)
     sets = read_features(folders(config))
     _check_model(config, sets)
     encoders_here(sets.made)  # refuses stale ones; training needs no encoder
     shape = mesh_shape(config)
     drawn = [_drawn(config, stage, sets, shape) for stage in config.stages]
+    _check_shared(config, [draw for stage in drawn for draw in stage], shape)
     size = min(-(-(sets.tokens + 1) // TOKEN_BUCKET) * TOKEN_BUCKET, MAX_TOKENS)
     lengths = {"size": size, "max_length": MAX_TOKENS}
     told = ToldClip(tells_fps=config.model.transformer.inject_sample_info, **lengths)
@@ -69,7 +87,7 @@ def loader(config: TrainConfig) -> Loader:
         return InOrder(
             batches=in_turns(datasets, shares, steps=stage.steps, seed=seed),
             order={str(d.bucket): described(d, sets.tables[d.bucket]) for d in drawn[index]},
-            needs=f"the features as they were and data x fsdp = {_sharing(shape)} devices",
+            needs=f"the features as they were and data.multiple = {config.data.multiple}",
         )
 
     return open_stage
@@ -104,14 +122,27 @@ def _drawn(
         )
     for bucket in found:
         check_tokens(bucket.tokens // bucket.latents[0], shape["context"], of=str(bucket))
-    multiple = config.accumulate * _sharing(shape)
+    data = config.data
 
     def count(bucket: buckets.Bucket) -> int:
-        options = {"batch": stage.batch, "largest": among[-1], "multiple": multiple}
+        options = {"batch": stage.batch, "largest": among[-1], "multiple": data.multiple}
         return buckets.clips(bucket, **options)
 
-    data = config.data
     return draws(found, count, images=images, fps=data.fps, balance=data.balance)
+
+
+def _check_shared(config: TrainConfig, drawn: Sequence[Draw], shape: Mapping[str, int]) -> None:
+    """Raises `UserError` where the devices cannot share the batches of a bucket evenly."""
+    devices, parts = _sharing(shape), config.accumulate
+    for draw in drawn:
+        if draw.batch % (devices * parts):
+            most = math.gcd(*(other.batch for other in drawn)) // parts
+            micro = f" in {parts} micro-batches" if parts > 1 else ""
+            raise UserError(
+                f"mesh: data x fsdp = {devices} devices cannot share batches of {draw.batch} clips "
+                f"of {draw.bucket}{micro} (multiples of data.multiple = {config.data.multiple}, "
+                f"which a run keeps); legal: divisors of {most}"
+            )
 
 
 def _sharing(shape: Mapping[str, int]) -> int:

@@ -14,6 +14,7 @@ from flax import nnx
 from skyreels_jax.checkpoint import Checkpoints, check_room, restore_params
 from skyreels_jax.cli.recipes.base import Recipe
 from skyreels_jax.cli.recipes.checks import check_heads
+from skyreels_jax.cli.recipes.features import with_multiple
 from skyreels_jax.cli.recipes.lora import adapter_rules, check_lora, fixed_weights
 from skyreels_jax.cli.recipes.model import abstract_model, abstract_weights, split
 from skyreels_jax.cli.recipes.samples import film_sampler
@@ -63,7 +64,8 @@ def train(
     placement = placed(recipe, config)
     check_writable(folder)
     graphdef, params, rest = abstract_model(recipe, config, placement)
-    begun, goes_on = config, _goes_on(config)
+    config, goes_on = _gone_on(config)
+    begun = config
     if config.start and (not goes_on or reference or config.lora is not None):
         begun = dataclasses.replace(config, start=settled(config.start))
         under = params if config.lora is None else nnx.to_pure_dict(rest)
@@ -77,7 +79,7 @@ def train(
     check_room(folder / "checkpoints", like, config.checkpoints)
     options = {"folder": folder, "until": until, "placement": placement}
     options |= {"flops": recipe.flops(config, params), "config": config}
-    options["sample"] = film_sampler(config) if config.sample_every else None
+    options["sample"] = film_sampler(begun) if config.sample_every else None
     with hosts.in_turn("data"):  # hours; what was wrong has been said
         options["loader"] = recipe.loader(config)
     first, rest = _begun(recipe, begun, (params, rest), adapters, placement)
@@ -142,13 +144,19 @@ def placed(recipe: Recipe, config: TrainConfig) -> Placement | None:
     return placement
 
 
-def _goes_on(config: TrainConfig) -> bool:
-    """Returns whether there is a checkpoint of the run; raises as `resume.changes`."""
+def _gone_on(config: TrainConfig) -> tuple[TrainConfig, bool]:
+    """Returns `config` with what its run decides as it begins, and whether there is a checkpoint of
+    the run; raises as `resume.changes`.
+    """
+    saved = None
     with Checkpoints(pathlib.Path(config.out) / "checkpoints") as checkpoints:
-        if (step := hosts.agreed(checkpoints.latest())) is None:
-            return False
-        resume.changes(checkpoints.config(step), config, step)
-        return True
+        if (step := hosts.agreed(checkpoints.latest())) is not None:
+            saved = checkpoints.config(step)
+    if config.kind == "text_to_video" and config.data.features:
+        config = with_multiple(config, saved)
+    if saved is not None:
+        resume.changes(saved, config, step)
+    return config, saved is not None
 
 
 def _begun(

@@ -1,6 +1,7 @@
 """Films that a text_to_video run makes of itself while it goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,12 @@ from skyreels_jax.models import layout
 from skyreels_jax.models.kinds import TRAINED, in_float32
 from skyreels_jax.nn.whole import put_together
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
+from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.defaults import toy_defaults
-from skyreels_jax.pipelines.source import ModelSource, Modules
+from skyreels_jax.pipelines.lora import PART
+from skyreels_jax.pipelines.run import adapter_of
+from skyreels_jax.pipelines.run_params import adapted_params, read_modules
+from skyreels_jax.pipelines.source import NOWHERE, ModelSource, Modules
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.writers import Image
 
@@ -27,7 +32,8 @@ FIRST = 200_000  # seed of the first held-out scene; benchmarks and motion learn
 
 
 def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
-    """Returns what makes a contact sheet of the films of a run's parameters.
+    """Returns what makes a contact sheet of the films of a run's parameters; of adapters, upon the
+    weights at `config.start`, which are read again for every sheet: nothing holds them in between.
 
     Sentences are held-out ones, always the same, and so is the noise; all else is as the finished
     model has it by default. The second sheet compiles nothing. Raises `UserError` where there is no
@@ -35,15 +41,13 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
     """
     prompts = sentences(sample_scene(FIRST + i, "held_out") for i in range(FILMS))
     configs = {name: getattr(config.model, name) for name in TRAINED}
-    graphdefs = {name: layout.abstract_model(name, configs[name])[0] for name in TRAINED}
+    put = _whole(configs) if config.lora is None else _adapted(config, configs)
     component = layout.read_component(vae_folder(config.data), "vae")
     vae = layout.load_component(component, dtype="float32")
 
     def sample(params: Params) -> Image:
         def read(dtype: str) -> Modules:
-            there = jax.tree.map(jnp.asarray, cast(params, jnp.dtype(dtype), kept=in_float32))
-            parts = {name: put_together(graphdefs[name], there[name]) for name in TRAINED}
-            return parts | {"vae": vae}
+            return put(params, dtype) | {"vae": vae}
 
         source = ModelSource(
             model_id=config.out,
@@ -60,3 +64,26 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
         return contact_sheet([film.frames for film in films], prompts)
 
     return sample
+
+
+def _whole(configs: Mapping[str, Any]) -> Callable[[Params, str], Modules]:
+    """Returns what makes modules of all their parameters."""
+    graphdefs = {name: layout.abstract_model(name, configs[name])[0] for name in configs}
+
+    def put(params: Params, dtype: str) -> Modules:
+        there = jax.tree.map(jnp.asarray, cast(params, jnp.dtype(dtype), kept=in_float32))
+        return {name: put_together(graphdefs[name], there[name]) for name in configs}
+
+    return put
+
+
+def _adapted(config: TrainConfig, configs: Mapping[str, Any]) -> Callable[[Params, str], Modules]:
+    """Returns what makes modules of the parameters of adapters, merged as in the finished model."""
+    base, scale = load.find(config.start), config.lora.alpha / config.lora.rank
+
+    def put(params: Params, dtype: str) -> Modules:
+        adapter = adapter_of(params[PART], scale=scale, name=config.out)
+        merged = adapted_params(base, configs, adapter, fps=config.data.fps)
+        return read_modules(merged, configs, dtype, TRAINED, NOWHERE)
+
+    return put

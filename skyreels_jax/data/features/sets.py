@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +94,8 @@ def _allow_open(files: int) -> None:
 
     Raises `UserError` where the machine does not allow it.
     """
+    import resource  # which Windows does not have: whoever reads no features needs none
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = files + OTHER_FILES
     if soft == resource.RLIM_INFINITY or wanted <= soft:

@@ -98,6 +98,8 @@ class PartWriter:
     def _close(self) -> None:
         if self._open is not None:
             shard, self._open = self._open.close(), None
+            # Anew and whole for each shard: of 100,000 clips it is 5 MB and written in 0.3 s, and
+            # a shard is a GiB or half an hour of encoding, which no kill shall lose.
             self._say(shards=(*self.manifest.shards, shard), done=False)
 
     def _say(self, **changes: Any) -> None:
