@@ -49,7 +49,7 @@ class Plan:
     limit: int
     advice: tuple[str, ...]
     temporary: int | None = None
-    exchanged: dict[str, dict[str, float]] | None = None
+    exchanged: dict[str, dict[str, int]] | None = None
     estimated: Estimate | None = None
     compile_seconds: float | None = None
 
