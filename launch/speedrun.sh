@@ -10,7 +10,7 @@ NUM=${NUM:-128}  # held-out captions that films of each stage are judged on
 RUNS=(vae pretrain diffusion_forcing stories)
 
 for name in "${RUNS[@]}"; do
-  skyreels-jax train --config "configs/toy/$name.py"
+  skyreels-jax train --config "configs/toy/$name.py" --stopped_code 75  # by SIGTERM: what follows needs all of it
   if [[ $name != vae && ! -e $EVALS/$name/results.json ]]; then
     skyreels-jax evaluate --model "runs/toy/$name/export" --num "$NUM" --outdir "$EVALS/$name"
   fi

@@ -6,10 +6,13 @@ Hardware: that of pretrain_540p.py.
 Result:   runs/film-14b/diffusion_forcing_540p.
 
 By the paper: times that never fall from first to last frame (FoPP), from the full-sequence model.
-Our choice, since the paper does not say: the mixture with prefixes and equal times
-(objectives/diffusion_forcing.py says why, and which shares), learning rate, batch and steps. As in
-fine-tuning before it, and our choice too: its clips and their balance, a rate that falls to
-nothing, a shift of times of 2.1.
+Our choice, since the paper does not say:
+- the mixture with prefixes and equal times (objectives/diffusion_forcing.py says why, and which
+  shares); frames have pretraining's density of times and its shift, since they are as large;
+- the learning rate and batch of pretraining at this size, for half of its steps: the task is new,
+  other than in fine-tuning, and the picture is not;
+- the clips of fine-tuning and their balance, so as not to unlearn them; its rate that falls to
+  nothing; weight decay as before.
 """
 
 import pathlib

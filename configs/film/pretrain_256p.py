@@ -11,11 +11,22 @@ Result:   runs/film-14b/pretrain_256p, from which pretrain_256p_settled.py goes 
 
 By the paper (arXiv 2504.13074): AdamW, learning rate 1e-4, no weight decay, until the loss has
 settled; images and videos together; the fps embedding for clips of 16 and of 24 frames a second;
-logit-normal times; only the transformer is trained. Our choice, since the paper does not say: their
-mean and deviation (0, 1), one caption in ten dropped (what guidance needs and what most do), betas
-0.9 and 0.95 and gradients of norm 1 at most (as usual for models of this size), 1,000 steps of
-warm-up, averaged weights, batches, steps, which shapes and lengths of clips go together
-(data/buckets.py), a fifth of the steps on images.
+logit-normal times; only the transformer is trained. Sizes: those of Wan2.1, which the paper takes.
+
+Our choice, since the paper does not say:
+- the times' mean and deviation, 0 and 1: the plain ones of Esser et al. 2024 (arXiv 2403.03206);
+- one caption in ten dropped: what guidance needs, and what most do;
+- betas 0.9 and 0.95, gradients of norm 1 at most, 1,000 steps of warm-up, then a constant rate: as
+  usual for models of this size; the rate falls in the next stage;
+- weights averaged over the last 10,000 steps: films are made with these;
+- 512 clips: six million tokens a step, as in all of pretraining;
+- 200,000 steps: a hundred million clips, as many as the paper has before it filters. Its own
+  measure, a loss that has settled, is to be looked for in metrics.csv;
+- 97 frames at most, the length of the released 540p models, so that later stages need no longer
+  ones; which shapes and lengths go together is told in data/buckets.py;
+- a fifth of the steps on images: enough to profit from their variety, and most of the time on what
+  the model is for.
+How devices share the work (mesh, bfloat16, remat) changes speed and memory; docs/scaling.md.
 """
 
 import ml_collections

@@ -5,8 +5,8 @@ Command:  skyreels-jax train --config configs/film/pretrain_256p_settled.py:14b
 Hardware: that of pretrain_256p.py.
 Result:   runs/film-14b/pretrain_256p_settled.
 
-By the paper: learning rate 5e-5, weight decay 1e-4. Our choice: steps; no warm-up from zero, since
-the averages of Adam begin anew but the weights do not.
+By the paper: learning rate 5e-5, weight decay 1e-4. Our choice, since the paper does not say: half
+the steps of before; a short warm-up, since the averages of Adam begin anew but the weights do not.
 """
 
 import pathlib

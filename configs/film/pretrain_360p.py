@@ -6,9 +6,11 @@ Command:  skyreels-jax train --config configs/film/pretrain_360p.py:14b
 Hardware: that of pretrain_256p.py.
 Result:   runs/film-14b/pretrain_360p.
 
-By the paper: learning rate 2e-5. Our choice: the weight decay of the stage before (the paper names
-none), batch and steps; a shift of times of 1.4, the root of how many more tokens a frame has, so
-that as much of the picture is lost at a time as at 256p (Esser et al. 2024, arXiv 2403.03206).
+By the paper: learning rate 2e-5, images and videos. Our choice, since the paper does not say: the
+weight decay of the stage before; as many tokens a step as there, so half the clips, for fewer
+steps, since what moves is learned by now and detail is not; images in a fifth of the steps as
+before; a shift of times of 1.4, the root of how many more tokens a frame has, so that as much of
+the picture is lost at a time as at 256p (Esser et al. 2024, arXiv 2403.03206).
 """
 
 import pathlib

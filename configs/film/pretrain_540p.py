@@ -5,8 +5,9 @@ Command:  skyreels-jax train --config configs/film/pretrain_540p.py:14b
 Hardware: that of pretrain_256p.py, for longer.
 Result:   runs/film-14b/pretrain_540p.
 
-By the paper: learning rate 2e-5, videos alone. Our choice: weight decay as before, batch and steps;
-a shift of times of 2.1, as in pretrain_360p.py.
+By the paper: learning rate 2e-5, videos alone. Our choice, since the paper does not say, for the
+reasons in pretrain_360p.py: weight decay as before, half its clips a step, fewer steps, a shift of
+times of 2.1. Clips of up to 97 frames are those of the released models.
 """
 
 import pathlib

@@ -7,8 +7,10 @@ Hardware: that of pretrain_540p.py; about as long a step (a quarter of the clips
           tokens).
 Result:   runs/film-14b/sft_720p.
 
-By the paper: the same losses, clips filtered by hand and balanced, 720p. Our choice: learning rate,
-which falls to nothing, batch and steps; a shift of times of 2.8, as in pretrain_360p.py.
+By the paper: the same losses, clips filtered by hand and balanced, 720p; of up to 121 frames, as
+the released models make. Our choice, since the paper does not say: the learning rate, weight decay,
+steps and tokens a step of sft_540p.py, for its reasons; that the loss is diffusion forcing's alone
+("the same losses" may mean both); a shift of times of 2.8, as in pretrain_360p.py.
 """
 
 import pathlib

@@ -18,6 +18,7 @@ import pathlib
 import re
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import check_local
 
 NAME = "convert"
 HELP = "convert models and training runs between diffusers, official and Orbax form"
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the new folder."""
     size = parse_size(args.max_shard_size)
+    check_local(args.target)
     from skyreels_jax.pipelines.convert import convert
 
     options = {"dtype": args.dtype, "weights": args.weights, "lora": args.lora}

@@ -16,6 +16,7 @@ from typing import Any
 
 from skyreels_jax.core.config import from_dict, override, suggest
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.files import check_local
 from skyreels_jax.core.signals import sigterm_ends
 
 NAME = "train"
@@ -72,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
     from skyreels_jax.parallel import hosts
 
     values = read_config(args.config)
+    if args.export_only and args.no_export:
+        raise UserError("--export_only and --no_export: give one of them")
+    if values.get("kind") == "flow_dpo" and args.hosts != hosts.ALONE:
+        raise UserError("--hosts: one process makes the films of flow_dpo; leave it out")
     hosts.join(args.hosts, count=args.host_count, index=args.host_index)
     with sigterm_ends(args.stopped_code, STOPPED), hosts.ending_at_once(), hosts.quiet():
         return _run(args, values)
@@ -80,22 +85,13 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     import jax
 
-    from skyreels_jax.parallel.hosts import ALONE
-
-    if args.export_only and args.no_export:
-        raise UserError("--export_only and --no_export: give one of them")
     recipe, config = resolved(values, args.set)
     if args.out:
         config = override(config, "out", args.out)
-    if "://" in config.out:
-        raise UserError(
-            f"out: {config.out} is no folder; mount a share on which folders are renamed at once "
-            "(launch/README.md), and name that"
-        )
+    for place in (config.out, config.data.folder, config.data.latents):
+        check_local(place)
 
     if config.kind == "flow_dpo":
-        if args.hosts != ALONE:
-            raise UserError("--hosts: one process makes the films of flow_dpo; leave it out")
         from skyreels_jax.cli.recipes import stages as trainer
     else:
         from skyreels_jax.cli.recipes import run as trainer

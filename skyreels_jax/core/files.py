@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -34,8 +35,19 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
+def check_local(place: pathlib.Path | str) -> None:
+    """Raises `UserError` for URLs: as a path each is a new folder of that name."""
+    # pathlib makes one stroke of two.
+    if found := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(place), re.IGNORECASE):
+        raise UserError(
+            f"{found[1]}://{found[2]} is no folder; mount a share on which folders are renamed at "
+            "once (launch/README.md), and name that"
+        )
+
+
 def check_writable(folder: pathlib.Path) -> None:
     """Raises `UserError` unless files can be put into `folder` (which need not exist yet)."""
+    check_local(folder)
     nearest = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     try:
         with tempfile.TemporaryDirectory(dir=nearest):

@@ -76,6 +76,7 @@ def no_weights(monkeypatch):
         (["--from", "/absent.json"], "cannot read '/absent.json'"),
         ([*GOOD, "--outdir", "/dev/null/films"], "cannot write to '/dev/null/films'"),
         ([*GOOD, "--outdir", "/proc/films"], "cannot write to '/proc/films'"),
+        ([*GOOD, "--outdir", "gs://b/films"], "gs://b/films is no folder; mount a share on which"),
     ],
 )
 def test_requests(refused, argv, message):

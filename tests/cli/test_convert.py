@@ -24,6 +24,7 @@ def test_bad_sizes(text):
     ("arguments", "message"),
     [
         (["nowhere", "out", "--to", "official"], "nowhere: no such model folder"),
+        (["nowhere", "gs://b/out", "--to", "official"], "gs://b/out is no folder; mount a share"),
         (["nowhere", "out"], "--to"),
         (["nowhere", "out", "--to", "gguf"], "gguf"),
         (["nowhere", "out", "--to", "official", "--dtype", "int8"], "int8"),

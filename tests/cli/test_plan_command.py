@@ -1,5 +1,6 @@
 """`skyreels-jax plan`: the TPU compiler's own answers, without a TPU; what is refused."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,14 +14,14 @@ from skyreels_jax.cli.main import main
 from skyreels_jax.cli.planning import programs
 from skyreels_jax.cli.planning.chips import CHIPS
 from skyreels_jax.cli.planning.collectives import Collective, collectives
-from skyreels_jax.cli.planning.estimate import estimate
+from skyreels_jax.cli.planning.estimate import Estimate, estimate
+from skyreels_jax.cli.planning.plan import Plan, share
 from skyreels_jax.cli.planning.plan import plan as planned
-from skyreels_jax.cli.planning.plan import share
 from skyreels_jax.cli.planning.programs import abstract_training
 from skyreels_jax.cli.train import read_config, resolved
 from skyreels_jax.data.buckets import Bucket
 from skyreels_jax.models.dit.config import DiTConfig
-from skyreels_jax.parallel.mesh import make_mesh
+from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.parallel.placement import Placement
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs" / "film" / "pretrain_256p.py")
@@ -115,6 +116,63 @@ def test_only_sums_of_gradients_hide_behind_products():
     assert all(each.exposed == 0 < each.hidden for each in sums)
     assert all(each.hidden == 0 and each.exposed == sums[0].hidden for each in others)
     assert others[0].seconds == pytest.approx(sums[0].seconds + others[0].exposed)
+
+
+def test_what_is_offloaded_goes_to_the_host_and_back():
+    config, bucket = DiTConfig(num_layers=2), Bucket(frames=33, height=256, width=448)
+    options = {"chip": CHIPS["v5e"], "devices": 4, "clips": 8, "text": 512}
+    block, offload = (
+        estimate(config, bucket, [], remat=remat, train=True, **options)
+        for remat in ("block", "offload")
+    )
+    held = 8 * bucket.tokens * config.width * 2 * 2 / 4  # bfloat16, two layers, of a device
+    assert block.exposed == 0 and offload.exposed == pytest.approx(2 * held / 16e9)
+    assert offload.seconds == pytest.approx(block.seconds + offload.exposed)
+    assert offload.assumptions[:-1] == block.assumptions
+    assert "offloading reaches 16 GB/s" in offload.assumptions[-1]
+
+
+def test_a_plan_in_words():
+    """Made up: 2e15 operations of the model in a second, of 4 chips of 1e15 a second."""
+    estimated = Estimate(
+        **{"products": 0.5, "attention": 0.3, "memory": 0.1, "exposed": 0.1, "hidden": 0.2},
+        **{"needed": 2e15, "seconds": 1.0, "mfu": 0.5, "assumptions": ("links are links",)},
+    )
+    made = Plan(
+        mesh=MeshConfig(fsdp=2, context=2),
+        bucket=Bucket(frames=33, height=256, width=448),
+        work="2 clips",
+        devices=4,
+        parameters=1_420_000_000,
+        state={"parameters": 3 * 2**30, "optimizer, EMA": 9 * 2**30},
+        peak=15 * 2**30,
+        limit=16 * 2**30,
+        advice=(),
+        temporary=2 * 2**30,
+        host=2**29,
+        exchanged={"all-to-all": {"count": 1080, "bytes": 2**31}},
+        estimated=estimated,
+        compile_seconds=61.2,
+    )
+    lines = made.text("v5e:2x2").splitlines()
+    assert lines[0] == "v5e:2x2: 4 devices as data 1, fsdp 2, tensor 1, context 2 (ulysses)"
+    for words in (
+        "1.42 billion parameters",
+        "optimizer, EMA 9.00 GiB a device",
+        "peak 15.00 of 16 GiB",
+        "on the host 0.50 GiB a device",
+        "all-to-all 1,080 times 2.00 GiB",
+        "exposed 0.1 s",
+        "operations 2 PFLOP, of all devices",
+        "a step 1 s, an MFU of 50.0%",
+        "links are links",
+        "compiled in 61 s",
+    ):
+        assert words in [" ".join(line.split()) for line in lines], words
+    full = dataclasses.replace(made, estimated=None, peak=17 * 2**30, advice=("remat block",))
+    said = full.text("v5e:2x2")
+    assert said.endswith("does not fit, by 1.0 GiB; what would help: remat block")
+    assert "operations" not in said
 
 
 def test_the_bytes_of_a_state_are_those_of_its_optimizer():

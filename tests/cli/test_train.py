@@ -294,6 +294,7 @@ def test_stale_latents_are_refused(runs, capfd):
         (["--set", "stages=({'steps': 1, 'batch': 4, 'frames': -3},)"], "must be 4k + 1"),
         (["--set", "start=tiny"], "tiny holds another model: "),
         (["--set", "data.latents="], "data.latents: name the folder"),
+        (["--set", "data.latents=gs://b/latents"], "gs://b/latents is no folder; mount a share"),
         (["--set", "data.middle=2.0"], "data.middle is a probability"),
         (["--set", "data.middle=0.5"], "give each stage fewer frames than data.num_frames = 5"),
         (

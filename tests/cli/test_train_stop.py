@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import gc
 import os
+import pathlib
 import shutil
 import signal
 import threading
@@ -27,6 +28,8 @@ from skyreels_jax.data.loader import RandomCrop
 from skyreels_jax.testing.raw_state import raw_state
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.reporter import Reporter
+
+FLOW_DPO = str(pathlib.Path(__file__).parents[2] / "configs" / "toy" / "flow_dpo.py")
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +164,22 @@ def abstract_params(config):
     ("out", "message"),
     [
         ("/dev/null/run", "cannot write to '/dev/null/run': Not a directory"),
-        ("gs://bucket/run", "out: gs://bucket/run is no folder; mount a share on which"),
+        ("gs://bucket/run", "gs://bucket/run is no folder; mount a share on which"),
     ],
 )
 def test_where_nothing_can_be_written(args, capfd, monkeypatch, out, message):
     monkeypatch.setattr(run, "_begun", pytest.fail)
     assert main([*args, "--out", out]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_motion_learning_is_refused_before_others_are_waited_for(monkeypatch, capfd):
+    monkeypatch.setattr("skyreels_jax.parallel.hosts.join", pytest.fail)
+    for told in (["auto"], ["here:1", "--host_count", "2", "--host_index", "1"]):
+        assert main(["train", "--config", FLOW_DPO, "--hosts", *told]) == 2
+        error = capfd.readouterr().err
+        assert "--hosts: one process makes the films of flow_dpo" in error
+        assert error.count("\n") == 1
 
 
 def test_many_processes_need_a_mesh(root, monkeypatch):

@@ -22,6 +22,7 @@ CONVOLUTIONS = 0.4
 # two: 3.5 to 3.6.
 BACKWARD = 3.6
 PASSES = 24  # times that a block's forward pass reads or writes all tokens in bfloat16
+HOST = 16e9  # bytes a second from a device to its host or back: of v4 in "How to Scale Your Model"
 # Behind products, among devices that have clips of their own: there these are of weights and their
 # gradients. Elsewhere they are of activations, for which what follows waits.
 OVERLAPPED = ("all-gather", "reduce-scatter", "all-reduce")
@@ -78,6 +79,9 @@ def estimate(
         behind = one.kind in OVERLAPPED and set(one.axes) <= set(BATCH)
         times[behind] += one.seconds(chip.link)
     exposed = times[False] + max(times[True] - compute, 0.0)
+    offloads = train and remat == "offload"
+    if offloads:  # the inputs of all blocks, there and back
+        exposed += 2 * clips * bucket.tokens * config.width * 2 * config.num_layers / devices / HOST
     seconds = compute + exposed
     needed = (3.0 if train else 1.0) * forward
     return Estimate(
@@ -99,6 +103,7 @@ def estimate(
             "sides",
             "gathering, scattering and adding up along data and fsdp, of weights and gradients, "
             "hides behind products; no other exchange does",
+            *[f"offloading reaches {HOST / 1e9:.0f} GB/s, and nothing hides it"] * offloads,
         ),
     )
 
@@ -133,9 +138,9 @@ def estimate_decode(
     )
 
 
-def trips(exchanges: Sequence[Collective]) -> dict[str, dict[str, float]]:
+def trips(exchanges: Sequence[Collective]) -> dict[str, dict[str, int]]:
     """Returns how many exchanges of each kind there are a step, and the bytes of all of them."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, int]] = {}
     for one in exchanges:
         row = found.setdefault(one.kind, {"count": 0, "bytes": 0})
         row["count"] += one.count

@@ -37,6 +37,7 @@ REMAT = ("none", "dots", "attention", "block", "offload")  # each keeps less tha
 class Plan:
     """work: what the program does, in words. Bytes are of one device. Without `estimated` the
     program did not fit, and `peak` is what it would have used. advice: what would take less.
+    host: of its host's memory, what is offloaded.
     """
 
     mesh: MeshConfig
@@ -49,7 +50,8 @@ class Plan:
     limit: int
     advice: tuple[str, ...]
     temporary: int | None = None
-    exchanged: dict[str, dict[str, float]] | None = None
+    host: int | None = None
+    exchanged: dict[str, dict[str, int]] | None = None
     estimated: Estimate | None = None
     compile_seconds: float | None = None
 
@@ -74,6 +76,8 @@ class Plan:
         if self.temporary is not None:
             lines.append(f"{'temporary':<16}{self.temporary / GIB:8.2f} GiB")
         lines.append(f"{'peak':<16}{self.peak / GIB:8.2f} of {self.limit / GIB:.0f} GiB")
+        if self.host:
+            lines.append(f"{'on the host':<16}{self.host / GIB:8.2f} GiB a device")
         if not self.fits:
             over = (self.peak - self.limit) / GIB
             told = f"does not fit, by {over:.1f} GiB; what would help: {', '.join(self.advice)}"
@@ -143,6 +147,7 @@ def plan(
         **about,
         peak=memory["peak"],
         temporary=memory["temporary"],
+        host=memory["host"],
         exchanged=trips(exchanges),
         estimated=case.estimate(program, exchanges),
         compile_seconds=rounded(program.seconds),

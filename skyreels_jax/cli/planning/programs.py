@@ -37,11 +37,14 @@ class Program:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes a device: of what goes in and stays, of what comes and goes, and of both."""
+        """Bytes a device: of what goes in and stays, of what comes and goes, and of both; of the
+        host's memory.
+        """
         told = self.compiled.memory_analysis()
         held = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
         temporary = told.temp_size_in_bytes
-        return {"held": held, "temporary": temporary, "peak": held + temporary}
+        peak, host = held + temporary, told.host_temp_size_in_bytes
+        return {"held": held, "temporary": temporary, "peak": peak, "host": host}
 
 
 class Training(NamedTuple):
