@@ -32,7 +32,6 @@ Noise = Float[Array | np.ndarray, "B T H W C"]
 
 def place(
     noise: Noise,
-    *,
     prefix: Float[Array | np.ndarray, "B P H W C"] | None = None,
     suffix: Float[Array | np.ndarray, "B S H W C"] | None = None,
 ) -> Latents:
@@ -143,11 +142,15 @@ def sample_steps(
     `block_until_ready` on them. `memory` is destroyed.
     """
     x = jnp.asarray(noise, jnp.float32)
-    state = memory, solver.init(x)
+    state = memory, compiled_init(solver, x)
     for index in range(len(grid.timestep)):
         row = jax.tree.map(lambda column, index=index: column[index], grid)
         state, x = compiled_advance(solver, velocity_fn, state, x, row, np.int32(index), keys)
         yield x
+
+
+def _init(solver: Solver, x: Latents) -> Any:
+    return solver.init(x)
 
 
 def _advance(
@@ -162,4 +165,6 @@ def _advance(
     return advance(velocity_fn, state, x, row, solver=solver, number=number, keys=keys)
 
 
+compiled_place = Program(place)
+compiled_init = Program(_init, static=[0])
 compiled_advance = Program(_advance, static=[0], donate=[2])

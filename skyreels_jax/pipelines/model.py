@@ -396,7 +396,7 @@ class VideoModel:
         cond |= {name: jnp.repeat(row, len(contexts), axis=0) for name, row in image.items()}
         if self.source.tells_fps:
             rate = SLOW_FPS if request.fps == SLOW_FPS else FPS
-            cond["fps"] = jnp.full(len(contexts), rate, jnp.int32)
+            cond["fps"] = np.full(len(contexts), rate, np.int32)
         return cond
 
     def _windows_said(self, request: Request) -> dict[str, Any]:

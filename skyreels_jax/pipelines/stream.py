@@ -19,11 +19,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
-from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Latents, Params
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.plan import Plan, time_grid
-from skyreels_jax.diffusion.sample import place
+from skyreels_jax.diffusion.sample import compiled_place
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.image_to_video import compiled_encode
 from skyreels_jax.pipelines.lengths import Window
@@ -178,9 +177,9 @@ class Films:
             memory = self.make.start(len(self.seeds), self.size[:2])
         return self.make(
             window,
-            place(x, prefix=carried.prefix, suffix=suffix),
+            x if carried.prefix is suffix is None else compiled_place(x, carried.prefix, suffix),
             self.conditions(window),
-            keys=jnp.stack([stream(seed, "window", window.index) for seed in self.seeds]),
+            keys=parts.window_keys(self.seeds, window.index),
             memory=memory,
         )
 
