@@ -3,11 +3,10 @@
 A film is the same, to rounding, whatever the mesh.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -114,11 +113,9 @@ class DividedVAE(nnx.Module):
         return jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
 
 
-def places(
-    configs: Mapping[str, Any], config: MeshConfig
-) -> dict[str, Callable[[str, np.ndarray], jax.Array]]:
-    """Returns what puts the leaves of transformer, text encoder and VAE with these configurations
-    where `placed` would have them.
+def places(configs: Mapping[str, Any], config: MeshConfig) -> dict[str, dict[str, NamedSharding]]:
+    """Returns where `placed` would have the leaves of transformer, text encoder and VAE with these
+    configurations, by their paths.
     """
     mesh = make_mesh(config)
     rules = {
@@ -126,14 +123,10 @@ def places(
         "text_encoder": SHARDING_RULES,
         "vae": WHOLE,
     }
-
-    def placing(name: str) -> Callable[[str, np.ndarray], jax.Array]:
-        where = dict(
-            named_leaves(shardings(abstract_model(name, configs[name])[1], rules[name], mesh))
-        )
-        return lambda path, leaf: jax.device_put(leaf, where[path])
-
-    return {name: placing(name) for name in rules}
+    return {
+        name: dict(named_leaves(shardings(abstract_model(name, configs[name])[1], rule, mesh)))
+        for name, rule in rules.items()
+    }
 
 
 def cut(size: tuple[int, int], mesh: Mesh) -> PartitionSpec:
