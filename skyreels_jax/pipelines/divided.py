@@ -55,7 +55,8 @@ class DividedModel(TextToVideo):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-            return super().__call__(*args, **kwargs)
+            velocity = super().__call__(*args, **kwargs)
+        return jax.lax.with_sharding_constraint(velocity, whole(self.mesh))
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -110,7 +111,13 @@ class DividedVAE(nnx.Module):
 
     def placed(self, params: Params) -> Params:
         """Returns `params`, all of them on every device."""
-        return jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
+        return jax.device_put(params, whole(self.mesh))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Returns where latents are: all of them on every device, before a step and after it, so that
+    one program serves the first step and all others."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def places(configs: Mapping[str, Any], config: MeshConfig) -> dict[str, dict[str, NamedSharding]]:

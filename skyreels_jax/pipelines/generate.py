@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Sharding
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
@@ -178,17 +179,18 @@ def denoise(
     solver: str,
     keys: Key[Array, " B"],
     memory: Any = None,
+    where: Sharding | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Generator[None, None, Latents]:
     """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], and yields whenever the
     device has got one row more to compute.
 
     solver: its name. keys: one per sample, for grids that noise their conditions. memory: what
-    `velocity` carries from row to row. progress: called with 1 after each row, when the next one is
-    under way, so that the device does not wait for who is told.
+    `velocity` carries from row to row. where: as in `sample_steps`. progress: called with 1 after
+    each row, when the next one is under way, so that the device does not wait for who is told.
     """
-    before, latents = None, x
-    for latents in sample_steps(velocity, x, grid, make_solver(solver), keys=keys, memory=memory):
+    before, latents, how = None, x, {"keys": keys, "memory": memory, "where": where}
+    for latents in sample_steps(velocity, x, grid, make_solver(solver), **how):
         if progress is not None and before is not None:
             jax.block_until_ready(before)
             progress(1)

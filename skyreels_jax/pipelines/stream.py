@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
@@ -80,11 +81,15 @@ class Maker(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class WholeWindows:
-    """A `Maker` that remembers nothing: the model sees all frames of a window at once."""
+    """A `Maker` that remembers nothing: the model sees all frames of a window at once.
+
+    where: the devices that share the work, and all have the latents; None: the default one.
+    """
 
     model: Model
     request: Request
     progress: Callable[[int], Any] | None = None
+    where: Sharding | None = None
 
     @functools.cached_property
     def _known(self) -> parts.Readings:
@@ -104,7 +109,7 @@ class WholeWindows:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
         how = {"solver": self.request.solver, "keys": keys, "memory": residuals}
-        rows = parts.denoise(velocity, x, grid, progress=self.progress, **how)
+        rows = parts.denoise(velocity, x, grid, where=self.where, progress=self.progress, **how)
         return (yield from rows), None
 
 

@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 import skyreels_jax as sr
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.diffusion import sample
 from skyreels_jax.models import layout
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.pipelines import load
@@ -33,10 +34,26 @@ def alone(micro_folder):
     return frames(micro_folder, None)
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """Where state and latents are before each step."""
+    found, advance = [], sample.compiled_advance
+
+    def noted(solver, velocity, state, x, *rest):
+        leaves = jax.tree.leaves((state, x))
+        found.append([leaf.sharding if leaf.committed else None for leaf in leaves])
+        return advance(solver, velocity, state, x, *rest)
+
+    monkeypatch.setattr(sample, "compiled_advance", noted)
+    return found
+
+
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
-def test_same_films_on_any_mesh(micro_folder, alone, mesh):
+def test_same_films_on_any_mesh(micro_folder, alone, mesh, seen):
     assert alone.std() > 5
     assert np.abs(frames(micro_folder, mesh) - alone).max() <= 1
+    assert len(seen) == 2 and seen[0] == seen[1]  # else each would be a program of its own
+    assert all(where.is_fully_replicated and where.num_devices == 8 for where in seen[0])
 
 
 def test_adapters_leave_weights_where_they_are(micro_folder, tmp_path):
