@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -63,6 +64,20 @@ def causal_folder(tmp_path_factory):
     from skyreels_jax.testing.micro import write_micro_model
 
     return write_micro_model(tmp_path_factory.mktemp("causal"), forcing=True, causal_block=2)
+
+
+@pytest.fixture
+def kept_programs(tmp_path):
+    """Programs are kept in a folder of their own, and none comes from the suite's cache."""
+    from skyreels_jax.core.programs import keep_programs
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # else the setting is not read again
+    keep_programs(tmp_path / "programs")
+    yield tmp_path / "programs"
+    keep_programs(None)
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

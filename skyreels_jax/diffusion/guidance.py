@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -34,7 +35,7 @@ def guided(
     model: Callable,
     cond: Mapping[str, Any],
     null_cond: Mapping[str, Any],
-    scale: float | Float[Array, ""],
+    scale: float | Float[Array | np.ndarray, ""],
 ) -> Partial:
     """Returns the velocity function u + scale (c - u), u and c the model's under each condition.
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key
 
@@ -32,7 +33,6 @@ Noise = Float[Array | np.ndarray, "B T H W C"]
 
 def place(
     noise: Noise,
-    *,
     prefix: Float[Array | np.ndarray, "B P H W C"] | None = None,
     suffix: Float[Array | np.ndarray, "B S H W C"] | None = None,
 ) -> Latents:
@@ -135,19 +135,26 @@ def sample_steps(
     *,
     keys: Key[Array, " B"] | None = None,
     memory: Any = None,
+    where: Sharding | None = None,
 ) -> Iterator[Latents]:
     """Yields the latents after each row; the last ones equal those of `sample`.
 
     velocity_fn: a `jax.tree_util.Partial` (see guidance), because its arrays are arguments of the
     compiled step. The latents are yielded while still being computed; whoever shows progress calls
     `block_until_ready` on them. `memory` is destroyed.
+    where: latents and the solver's state are; None: on the default device. If the first step did
+    not find them where it leaves them, it would be another program than all others.
     """
-    x = jnp.asarray(noise, jnp.float32)
-    state = memory, solver.init(x)
+    x = jax.device_put(jnp.asarray(noise, jnp.float32), where)
+    state = memory, jax.device_put(compiled_init(solver, x), where)
     for index in range(len(grid.timestep)):
         row = jax.tree.map(lambda column, index=index: column[index], grid)
         state, x = compiled_advance(solver, velocity_fn, state, x, row, np.int32(index), keys)
         yield x
+
+
+def _init(solver: Solver, x: Latents) -> Any:
+    return solver.init(x)
 
 
 def _advance(
@@ -162,4 +169,6 @@ def _advance(
     return advance(velocity_fn, state, x, row, solver=solver, number=number, keys=keys)
 
 
+compiled_place = Program(place)
+compiled_init = Program(_init, static=[0])
 compiled_advance = Program(_advance, static=[0], donate=[2])

@@ -255,8 +255,8 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 def load_component(component: Component, *, dtype: Any = None, **options: Any) -> nnx.Module:
     """Returns the component as a module with its weights, read leaf by leaf.
 
-    `dtype` and `options` (`place`) are those of `weights.convert.load_tree`, and so are the errors;
-    with a `dtype`, parameters that are `in_float32` keep to that.
+    `dtype` and `options` (`shardings`) are those of `weights.convert.load_tree`, and so are the
+    errors; with a `dtype`, parameters that are `in_float32` keep to that.
     """
     graphdef, abstract = abstract_model(component.name, component.config)
     source = open_source(component.weights)

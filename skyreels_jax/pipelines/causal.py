@@ -104,7 +104,7 @@ class CachedBlocks:
         the model is told so; the latents themselves stay clean.
         """
         plan, size, blocks = window.plan, self._window.block, []
-        level, shared = jnp.float32(plan.addnoise_condition), self._known(told)
+        level, shared = np.float32(plan.addnoise_condition), self._known(told)
         for start in range(0, plan.latent_frames, size):
             here = slice(start, start + size)
             block, known = x[:, here], shared | {"place": self._place(window.start + start)}

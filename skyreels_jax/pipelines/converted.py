@@ -7,7 +7,7 @@ loaded as any other model.
 
 import dataclasses
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from skyreels_jax.models.transfer import (
     write_small_files,
 )
 from skyreels_jax.pipelines.run_params import read_modules, whole_params
-from skyreels_jax.pipelines.source import NOWHERE, ModelSource, Modules, Place, open_folder
+from skyreels_jax.pipelines.source import NOWHERE, ModelSource, Modules, Places, open_folder
 from skyreels_jax.weights.convert import cast, target_dtype
 from skyreels_jax.weights.params import ParamSource
 
@@ -113,7 +113,7 @@ def open_converted(path: pathlib.Path) -> ModelSource:
         dtype: str,
         names: Collection[str] = tuple(source.configs),
         *,
-        places: Mapping[str, Place] = NOWHERE,
+        places: Places = NOWHERE,
     ) -> Modules:
         return read_modules(params(None), source.configs, dtype, names, places)
 

@@ -3,11 +3,10 @@
 A film is the same, to rounding, whatever the mesh.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -56,7 +55,8 @@ class DividedModel(TextToVideo):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-            return super().__call__(*args, **kwargs)
+            velocity = super().__call__(*args, **kwargs)
+        return jax.lax.with_sharding_constraint(velocity, whole(self.mesh))
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -111,14 +111,18 @@ class DividedVAE(nnx.Module):
 
     def placed(self, params: Params) -> Params:
         """Returns `params`, all of them on every device."""
-        return jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
+        return jax.device_put(params, whole(self.mesh))
 
 
-def places(
-    configs: Mapping[str, Any], config: MeshConfig
-) -> dict[str, Callable[[str, np.ndarray], jax.Array]]:
-    """Returns what puts the leaves of transformer, text encoder and VAE with these configurations
-    where `placed` would have them.
+def whole(mesh: Mesh) -> NamedSharding:
+    """Returns where latents are: all of them on every device, before a step and after it, so that
+    one program serves the first step and all others."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def places(configs: Mapping[str, Any], config: MeshConfig) -> dict[str, dict[str, NamedSharding]]:
+    """Returns where `placed` would have the leaves of transformer, text encoder and VAE with these
+    configurations, by their paths.
     """
     mesh = make_mesh(config)
     rules = {
@@ -126,14 +130,10 @@ def places(
         "text_encoder": SHARDING_RULES,
         "vae": WHOLE,
     }
-
-    def placing(name: str) -> Callable[[str, np.ndarray], jax.Array]:
-        where = dict(
-            named_leaves(shardings(abstract_model(name, configs[name])[1], rules[name], mesh))
-        )
-        return lambda path, leaf: jax.device_put(leaf, where[path])
-
-    return {name: placing(name) for name in rules}
+    return {
+        name: dict(named_leaves(shardings(abstract_model(name, configs[name])[1], rule, mesh)))
+        for name, rule in rules.items()
+    }
 
 
 def cut(size: tuple[int, int], mesh: Mesh) -> PartitionSpec:

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Sharding
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 from skyreels_jax.core.programs import Program
 from skyreels_jax.core.rng import stream
@@ -46,7 +48,23 @@ class Method:
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, ...], *, window: int = 0) -> Latents:
     """Returns the unit Gaussian noise of a window [B, *shape], float32, each from its own seed."""
-    keys = [stream(seed, "noise", window) for seed in seeds]
+    return compiled_noise(tuple(shape), np.array(seeds, np.uint32), np.int32(window))
+
+
+def window_keys(seeds: Sequence[int], window: int) -> Key[Array, " B"]:
+    """Returns the keys of what is drawn while a window is made, one for each film."""
+    return compiled_keys("window", np.array(seeds, np.uint32), np.int32(window))
+
+
+def streams(name: str, seeds: UInt32[Array, " B"], step: Int[Array, ""]) -> Key[Array, " B"]:
+    """Returns what `stream` does of each seed."""
+    return jnp.stack([stream(jax.random.key(seed), name, step) for seed in seeds])
+
+
+def noise(
+    shape: tuple[int, ...], seeds: UInt32[Array, " B"], window: Int[Array, ""]
+) -> Float[Array, "B T h w C"]:
+    keys = streams("noise", seeds, window)
     return jnp.stack([jax.random.normal(key, shape, jnp.float32) for key in keys])
 
 
@@ -120,7 +138,7 @@ class Contexts:
         if not others:
             return self[first]
         ((share, second),) = others
-        return compiled_mix(self[first], self[second], jnp.float32(share))
+        return compiled_mix(self[first], self[second], np.float32(share))
 
 
 def mix(
@@ -147,7 +165,10 @@ def is_guided(scale: float) -> bool:
 def steered(model: Partial, scale: float) -> Partial:
     """Returns the velocity function of `model`, which knows its conditions, guided where it is to
     be."""
-    return guided(model, {}, {}, scale) if is_guided(scale) else conditional(model, {})
+    if not is_guided(scale):
+        return conditional(model, {})
+    # An array: of a number jax makes one by a program of its own.
+    return guided(model, {}, {}, np.array(scale, np.float32))
 
 
 def denoise(
@@ -158,17 +179,18 @@ def denoise(
     solver: str,
     keys: Key[Array, " B"],
     memory: Any = None,
+    where: Sharding | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Generator[None, None, Latents]:
     """Returns the latents at the end of `grid`, float32 [B, T, h, w, C], and yields whenever the
     device has got one row more to compute.
 
     solver: its name. keys: one per sample, for grids that noise their conditions. memory: what
-    `velocity` carries from row to row. progress: called with 1 after each row, when the next one is
-    under way, so that the device does not wait for who is told.
+    `velocity` carries from row to row. where: as in `sample_steps`. progress: called with 1 after
+    each row, when the next one is under way, so that the device does not wait for who is told.
     """
-    before, latents = None, x
-    for latents in sample_steps(velocity, x, grid, make_solver(solver), keys=keys, memory=memory):
+    before, latents, how = None, x, {"keys": keys, "memory": memory, "where": where}
+    for latents in sample_steps(velocity, x, grid, make_solver(solver), **how):
         if progress is not None and before is not None:
             jax.block_until_ready(before)
             progress(1)
@@ -216,4 +238,6 @@ def call(method: Method, params: Params, *args: Any) -> Any:
 compiled_call = Program(call, static=[0])
 compiled_reading = Program(reading, static=[0])
 compiled_mix = Program(mix)
+compiled_keys = Program(streams, static=[0])
+compiled_noise = Program(noise, static=[0])
 compiled_decode = Program(decode_chunk, static=[0], donate=[3])

@@ -19,10 +19,10 @@ from skyreels_jax.core.types import Params
 from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.models.umt5.text import clean_prompt
 from skyreels_jax.nn.whole import put_together
-from skyreels_jax.parallel.mesh import MeshConfig
+from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.causal import CachedBlocks
-from skyreels_jax.pipelines.divided import check_mesh
+from skyreels_jax.pipelines.divided import check_mesh, whole
 from skyreels_jax.pipelines.film import Film
 from skyreels_jax.pipelines.film_stream import FilmStream, carried_on
 from skyreels_jax.pipelines.image_to_video import image_conditions
@@ -338,7 +338,8 @@ class VideoModel:
         if request.film.cached:
             transformer = put_together(*model).transformer
             return CachedBlocks.of(transformer, request, progress=progress)
-        return WholeWindows(model=model, request=request, progress=progress)
+        where = None if self._mesh is None else whole(make_mesh(self._mesh))
+        return WholeWindows(model=model, request=request, progress=progress, where=where)
 
     def _latent_size(self, request: Request) -> tuple[int, ...]:
         """Returns height, width and channels of a latent frame."""
@@ -396,7 +397,7 @@ class VideoModel:
         cond |= {name: jnp.repeat(row, len(contexts), axis=0) for name, row in image.items()}
         if self.source.tells_fps:
             rate = SLOW_FPS if request.fps == SLOW_FPS else FPS
-            cond["fps"] = jnp.full(len(contexts), rate, jnp.int32)
+            cond["fps"] = np.full(len(contexts), rate, np.int32)
         return cond
 
     def _windows_said(self, request: Request) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from skyreels_jax.pipelines.source import (
     NOWHERE,
     ModelSource,
     Modules,
-    Place,
+    Places,
     load_tokenizer,
 )
 from skyreels_jax.weights.merge import Adapter, Change
@@ -83,7 +83,7 @@ def open_run(
         return {**_trained_params(checkpoint, config, base, weights), **stored}
 
     def read(
-        dtype: str, names: Collection[str] = tuple(whole), *, places: Mapping[str, Place] = NOWHERE
+        dtype: str, names: Collection[str] = tuple(whole), *, places: Places = NOWHERE
     ) -> Modules:
         return read_modules(params(None), whole, dtype, names, places)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from skyreels_jax.checkpoint import CheckpointParams
 from skyreels_jax.core.tree import matched, path_name
@@ -16,7 +17,7 @@ from skyreels_jax.models.dit.fps import NAME, fold_fps, tells_fps
 from skyreels_jax.models.kinds import in_float32
 from skyreels_jax.nn.whole import put_together
 from skyreels_jax.pipelines.lora import PART
-from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules, Place
+from skyreels_jax.pipelines.source import FLOAT32, ModelSource, Modules, Places
 from skyreels_jax.weights.merge import Adapter, MergedParams
 from skyreels_jax.weights.params import Index, ParamSource
 
@@ -55,17 +56,23 @@ def adapted_params(
 
 
 def load_params(
-    source: ParamSource, abstract: Params, dtype: Any, *, place: Place | None = None
+    source: ParamSource,
+    abstract: Params,
+    dtype: Any,
+    *,
+    shardings: Mapping[str, Sharding] | None = None,
 ) -> Params:
     """Returns all leaves of a model like `abstract` as arrays of `dtype` (float32: `in_float32`).
 
-    place: puts a leaf where it belongs, by its path; None: on the default device.
+    shardings: as in `load_tree`; a leaf is whole before it is divided.
     """
 
     def load(path: tuple, _: Any) -> jax.Array:
         name = path_name(path)
         leaf = source.read(name).astype("float32" if in_float32(name) else dtype, copy=False)
-        return jax.device_put(leaf) if place is None else place(name, leaf)
+        if shardings is None:
+            return jax.device_put(leaf)
+        return jax.make_array_from_callback(leaf.shape, shardings[name], leaf.__getitem__)
 
     return jax.tree_util.tree_map_with_path(load, abstract)
 
@@ -75,14 +82,14 @@ def read_modules(
     configs: Mapping[str, Any],
     dtype: str,
     names: Collection[str],
-    places: Mapping[str, Place],
+    places: Places,
 ) -> Modules:
     """Returns the components in `names` with their weights, as `ModelSource.read` does."""
     modules = {}
     for name in (name for name in configs if name in names):
         graphdef, abstract = layout.abstract_model(name, configs[name])
         own = "float32" if name in FLOAT32 else dtype
-        leaves = load_params(params[name], abstract, own, place=places.get(name))
+        leaves = load_params(params[name], abstract, own, shardings=places.get(name))
         modules[name] = put_together(graphdef, leaves)
     return modules
 

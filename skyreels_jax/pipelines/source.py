@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from flax import nnx
+from jax.sharding import Sharding
 
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.errors import UserError
@@ -42,8 +42,8 @@ WINDOW_OPTIONS = (
     *("ar_step", "causal_block_size", "carry", "sink_frames", "video_path", "end_image"),
 )
 Modules = dict[str, nnx.Module]
-Place = Callable[[str, np.ndarray], jax.Array]  # of a leaf, by its path
-NOWHERE: Mapping[str, Place] = types.MappingProxyType({})  # else than on the default device
+Places = Mapping[str, Mapping[str, Sharding]]  # of the leaves of components, by their paths
+NOWHERE: Places = types.MappingProxyType({})  # else than on the default device
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +52,7 @@ class ModelSource:
 
     configs: of "vae", "transformer", "text_encoder" and, in image-to-video models, "image_encoder".
     read: (dtype, names, *, places) -> the modules with their weights; transformer and text encoder
-    in `dtype`. Without names all. places: what puts the leaves of a component where they belong.
+    in `dtype`. Without names all. places: where the leaves of a component belong.
     params: weights -> the parameters of each component, to be read one by one; "ema" or "raw" of a
     training run, None: averaged ones if it kept them.
     state: what, beside the configurations, tells these weights from others.
@@ -247,14 +247,14 @@ def open_folder(
         dtype: str,
         names: Collection[str] = tuple(components),
         *,
-        places: Mapping[str, Place] = NOWHERE,
+        places: Places = NOWHERE,
     ) -> Modules:
         complete()
         modules = {}
         for name in (name for name in components if name in names):
             own = "float32" if name in FLOAT32 else dtype
-            where = {"place": places[name]} if name in places else {}
-            modules[name] = layout.load_component(components[name], dtype=own, **where)
+            where = places.get(name)
+            modules[name] = layout.load_component(components[name], dtype=own, shardings=where)
         return modules
 
     def params(weights: str | None) -> dict[str, ParamSource]:

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
-from skyreels_jax.core.rng import stream
 from skyreels_jax.core.types import Latents, Params
 from skyreels_jax.diffusion.grids import TimeGrid
 from skyreels_jax.diffusion.plan import Plan, time_grid
-from skyreels_jax.diffusion.sample import place
+from skyreels_jax.diffusion.sample import compiled_place
 from skyreels_jax.pipelines import generate as parts
 from skyreels_jax.pipelines.image_to_video import compiled_encode
 from skyreels_jax.pipelines.lengths import Window
@@ -81,11 +81,15 @@ class Maker(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class WholeWindows:
-    """A `Maker` that remembers nothing: the model sees all frames of a window at once."""
+    """A `Maker` that remembers nothing: the model sees all frames of a window at once.
+
+    where: the devices that share the work, and all have the latents; None: the default one.
+    """
 
     model: Model
     request: Request
     progress: Callable[[int], Any] | None = None
+    where: Sharding | None = None
 
     @functools.cached_property
     def _known(self) -> parts.Readings:
@@ -105,7 +109,7 @@ class WholeWindows:
             embed, fps = parts.step_cache_embedding(graphdef, params), told[0].get("fps")
             velocity, residuals = cache.wrap(velocity, grid, embed, x, fps=fps)
         how = {"solver": self.request.solver, "keys": keys, "memory": residuals}
-        rows = parts.denoise(velocity, x, grid, progress=self.progress, **how)
+        rows = parts.denoise(velocity, x, grid, where=self.where, progress=self.progress, **how)
         return (yield from rows), None
 
 
@@ -178,9 +182,9 @@ class Films:
             memory = self.make.start(len(self.seeds), self.size[:2])
         return self.make(
             window,
-            place(x, prefix=carried.prefix, suffix=suffix),
+            x if carried.prefix is suffix is None else compiled_place(x, carried.prefix, suffix),
             self.conditions(window),
-            keys=jnp.stack([stream(seed, "window", window.index) for seed in self.seeds]),
+            keys=parts.window_keys(self.seeds, window.index),
             memory=memory,
         )
 

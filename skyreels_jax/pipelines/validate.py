@@ -77,7 +77,7 @@ class Request:
     fps: float
     dtype: str
     batch_size: int
-    solver: str = "unipc"
+    solver: str
     image: Still | None = None
     end_image: Still | None = None
     video: Video | None = None

@@ -2,15 +2,17 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.tree import named_leaves
@@ -22,6 +24,7 @@ from skyreels_jax.weights.transforms import Transform
 WORKERS = 4  # threads that read and cast
 ALIGNMENT = 64  # bytes
 BLOCK = 128  # of the last axis, when axes are permuted
+Bounds = tuple[tuple[int, int], ...]  # of a part of a leaf, axis by axis
 LISTED = 40  # above this many problems the report folds the numbers in the names
 
 
@@ -124,15 +127,15 @@ def load_tree(
     *,
     dtype: Any = None,
     kept: Callable[[str], bool] = lambda path: False,
-    place: Callable[[str, np.ndarray], Any] = lambda path, array: jax.device_put(array),
+    shardings: Mapping[str, Sharding] | None = None,
 ) -> Params:
     """Returns a tree like `abstract` filled from `source`, one leaf at a time.
 
     `dtype` is the type of floating leaves; None keeps that of the file. With one, those whose paths
-    are `kept` are float32. `place(path, array)` puts a
-    finished leaf where it belongs (by default on the default device), so that one leaf at most
-    exists twice, on CPU none: `array` is there as jax would have it, and is taken as it is. Beside
-    that there are no more than `WORKERS` tensors in memory, as stored and as cast.
+    are `kept` are float32. shardings: of every leaf, by its path; None: all on the default device.
+    Of a leaf this process reads and holds what its devices do, and that but once; one leaf at most
+    exists twice, on CPU none: arrays are there as jax would have them, and are taken as they are.
+    Beside that there are no more than `WORKERS` tensors in memory, as stored and as cast.
     Raises one `UserError` that lists everything missing, unknown or mis-shaped, before anything is
     read.
     """
@@ -144,17 +147,57 @@ def load_tree(
         for path, leaf in named_leaves(abstract):
             own = np.float32 if dtype is not None and kept(path) else dtype
             kinds = {target_dtype(source.dtype(name), own) for name, _ in names[path]}
-            array = aligned(leaf.shape, kinds.pop() if len(kinds) == 1 else np.dtype(np.float32))
-
-            def fill(held: tuple[str, Slot], array: np.ndarray = array) -> None:
-                name, slot = held
-                stored = cast(name, source.read(name), array.dtype)
-                copy(array[(*slot.index, ...)], slot.transform.forward(stored))
-
-            for _ in workers.map(fill, names[path]):
+            kind = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+            sharding = None if shardings is None else shardings[path]
+            parts = empty_parts(leaf.shape, kind, sharding)
+            for _ in workers.map(functools.partial(fill, source, parts), names[path]):
                 pass
-            leaves.append(place(path, array))
+            leaves.append(placed(leaf.shape, parts, sharding))
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def empty_parts(
+    shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None
+) -> dict[Bounds, np.ndarray]:
+    """Returns arrays of nothing yet for those parts of a leaf that devices of this process hold;
+    None: for all of it."""
+    wanted = [(slice(None),) * len(shape)]
+    if sharding is not None:
+        wanted = sharding.addressable_devices_indices_map(shape).values()
+    held = {bounds(index, shape) for index in wanted}
+    return {part: aligned(tuple(end - start for start, end in part), dtype) for part in held}
+
+
+def fill(source: TensorSource, parts: Mapping[Bounds, np.ndarray], held: tuple[str, Slot]) -> None:
+    """Writes a stored tensor into the parts of its leaf that have some of it; reads it for those
+    alone."""
+    name, slot = held
+    targets = []
+    for part, array in parts.items():
+        above, within = part[: len(slot.index)], part[len(slot.index) :]
+        at = [index - start for index, (start, _) in zip(slot.index, above, strict=True)]
+        if all(0 <= here < end - start for here, (start, end) in zip(at, above, strict=True)):
+            targets.append((array[(*at, ...)], tuple(slice(*span) for span in within)))
+    if not targets:
+        return
+    whole = slot.transform.forward(cast(name, source.read(name), targets[0][0].dtype))
+    for target, within in targets:
+        copy(target, whole[within])
+
+
+def placed(
+    shape: tuple[int, ...], parts: Mapping[Bounds, np.ndarray], sharding: Sharding | None
+) -> jax.Array:
+    """Returns the leaf that `parts` are of, on the devices of `sharding`."""
+    if sharding is None:
+        (array,) = parts.values()
+        return jax.device_put(array)
+    return jax.make_array_from_callback(shape, sharding, lambda at: parts[bounds(at, shape)])
+
+
+def bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
+    """Returns where each axis of a part begins and ends."""
+    return tuple(one.indices(size)[:2] for one, size in zip(index, shape, strict=True))
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

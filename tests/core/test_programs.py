@@ -35,17 +35,11 @@ def noted(x, noise):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Programs are kept in a folder of their own, and none comes from the suite's cache."""
+def folder(kept_programs, monkeypatch):
+    """Programs of this file are kept there, too."""
     monkeypatch.setattr(naming, "KNOWN", naming.KNOWN | {__name__.partition(".")[0]})
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # else the setting is not read again
     TRACED.clear()
-    keep_programs(tmp_path / "programs")
-    yield tmp_path / "programs"
-    keep_programs(None)
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
+    return kept_programs
 
 
 def entries(folder):

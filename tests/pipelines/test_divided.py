@@ -1,18 +1,23 @@
 """A film is the same on any mesh of eight devices as on one; what does not go is refused."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 import skyreels_jax as sr
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves
+from skyreels_jax.diffusion import sample
 from skyreels_jax.models import layout
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.pipelines import load
 from skyreels_jax.pipelines.divided import DividedVAE, check_mesh, cut
+from skyreels_jax.pipelines.run_params import load_params
 from skyreels_jax.testing.micro import micro_configs
+from skyreels_jax.weights.params import TreeParams
 
 PROMPT = "A red ring glides slowly to the right in a meadow, close-up."
 MESHES = {
@@ -33,10 +38,39 @@ def alone(micro_folder):
     return frames(micro_folder, None)
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """Where state and latents are before each step."""
+    found, advance = [], sample.compiled_advance
+
+    def noted(solver, velocity, state, x, *rest):
+        leaves = jax.tree.leaves((state, x))
+        found.append([leaf.sharding if leaf.committed else None for leaf in leaves])
+        return advance(solver, velocity, state, x, *rest)
+
+    monkeypatch.setattr(sample, "compiled_advance", noted)
+    return found
+
+
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
-def test_same_films_on_any_mesh(micro_folder, alone, mesh):
+def test_same_films_on_any_mesh(micro_folder, alone, mesh, seen):
     assert alone.std() > 5
     assert np.abs(frames(micro_folder, mesh) - alone).max() <= 1
+    assert len(seen) == 2 and seen[0] == seen[1]  # else each would be a program of its own
+    assert all(where.is_fully_replicated and where.num_devices == 8 for where in seen[0])
+
+
+def test_the_leaves_of_a_run_go_where_they_belong():
+    kernel = np.arange(32, dtype=np.float32).reshape(4, 8)
+    tree = {"mlp": {"kernel": kernel}, "norm": {"scale": np.ones(8, np.float32)}}
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    specs = {"mlp/kernel": PartitionSpec(None, "fsdp"), "norm/scale": PartitionSpec()}
+    where = {path: NamedSharding(mesh, spec) for path, spec in specs.items()}
+    found = dict(named_leaves(load_params(TreeParams(tree), tree, jnp.bfloat16, shardings=where)))
+    assert {path: leaf.sharding for path, leaf in found.items()} == where
+    assert [leaf.dtype for leaf in found.values()] == [jnp.bfloat16, np.float32]
+    assert {part.data.shape for part in found["mlp/kernel"].addressable_shards} == {(4, 1)}
+    np.testing.assert_array_equal(found["mlp/kernel"], kernel)
 
 
 def test_adapters_leave_weights_where_they_are(micro_folder, tmp_path):

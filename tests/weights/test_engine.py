@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from skyreels_jax.core.errors import UserError
+from skyreels_jax.core.tree import named_leaves
 from skyreels_jax.testing.stored import DictSource, export_tree, source_shapes, transcode
-from skyreels_jax.weights.convert import load_tree
+from skyreels_jax.weights import convert
+from skyreels_jax.weights.convert import fill, load_tree, match
 from skyreels_jax.weights.table import Rule, ignored
 from skyreels_jax.weights.transforms import CONV3D, LINEAR, Transform, squeeze
 
@@ -84,20 +87,50 @@ def test_transcode_goes_through_no_tree_and_back_bit_exactly():
     assert not back
 
 
-def test_dtype_is_cast_per_leaf_and_placed_by_the_caller():
-    seen = []
-
-    def place(path, array):
-        seen.append(path)
-        return array
-
-    tree = load_tree(TABLE, stored(), ABSTRACT, dtype=jnp.bfloat16, place=place)
-    assert seen[0] == "blocks/q/bias" and len(seen) == 7
-    assert all(
-        type(leaf) is np.ndarray and leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(tree)
-    )
+def test_dtype_is_cast_per_leaf():
+    tree = load_tree(TABLE, stored(), ABSTRACT, dtype=jnp.bfloat16)
+    assert len(jax.tree.leaves(tree)) == 7
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(tree))
     mixed = stored(**{"blocks.1.to_q.bias": np.ones(6, np.float16)})
     assert load_tree(TABLE, mixed, ABSTRACT)["blocks"]["q"]["bias"].dtype == np.float32
+
+
+SPECS = {  # layers, width and channels; more devices than parts hold the same one
+    "blocks/q/kernel": PartitionSpec(None, "a", "b"),
+    "blocks/q/bias": PartitionSpec(None, "b"),
+    "gamma": PartitionSpec(),
+}
+
+
+def over_eight_devices(path):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    return NamedSharding(mesh, SPECS.get(path, PartitionSpec(None, None, None, "b")))
+
+
+def test_every_device_gets_its_part_and_no_other_is_made(monkeypatch):
+    made, aligned = [], convert.aligned
+    monkeypatch.setattr(convert, "aligned", lambda *a: made.append(a[0]) or aligned(*a))
+    shardings = {path: over_eight_devices(path) for path, _ in named_leaves(ABSTRACT)}
+    tree = load_tree(TABLE, stored(), ABSTRACT, shardings=shardings)
+    assert_same(tree, random_tree())
+    assert {path: leaf.sharding for path, leaf in named_leaves(tree)} == shardings
+    kernel = tree["blocks"]["q"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 1, 3)}
+    assert made == [(3, 3)] * 2 + [(3, 1, 3)] * 8 + [(7,)] + [(1, 3, 3, 1, 5)] * 8
+
+
+def test_a_process_reads_the_tensors_of_its_parts_alone():
+    """Of a leaf whose layers are divided, as if other devices were another process's."""
+    source, tree, read = stored(), random_tree(), []
+    slots, whole = match(TABLE, source, ABSTRACT), source.read
+    source.read = lambda name: read.append(name) or whole(name)
+    parts = {((1, 3), (0, 2), (0, 6)): np.empty((2, 2, 6), np.float32)}
+    for name, slot in slots.items():
+        if slot.path == "blocks/q/kernel":
+            fill(source, parts, (name, slot))
+    (part,) = parts.values()
+    np.testing.assert_array_equal(part, tree["blocks"]["q"]["kernel"][1:3, :2])
+    assert sorted(read) == ["blocks.1.to_q.weight", "blocks.2.to_q.weight"]
 
 
 def test_float16_refuses_to_overflow():
