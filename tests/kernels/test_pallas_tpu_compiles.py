@@ -34,9 +34,10 @@ if said["dtype"] == "bfloat16":
     table = tiles.TABLE[said["chip"]]
     tiles.passes = lambda dtype: table
 placed = SingleDeviceSharding(devices[0])
-x = jax.ShapeDtypeStruct((1, 8000, 1, said["width"]), said["dtype"], sharding=placed)
+length = 40_000  # so that tiles are the largest
+x = jax.ShapeDtypeStruct((1, length, 1, said["width"]), said["dtype"], sharding=placed)
 n = jax.ShapeDtypeStruct((1,), "int32", sharding=placed)
-w = jax.ShapeDtypeStruct((1, 8000), "float32", sharding=placed)
+w = jax.ShapeDtypeStruct((1, length), "float32", sharding=placed)
 
 def total(q, k, v, n, w):
     weight = w if said["weighted"] else None
