@@ -89,8 +89,8 @@ def compiled(code: str, **said: str | int | bool) -> str:
         ("v6e", "bfloat16", 64, False),
         ("tpu7x", "bfloat16", 128, False),
         ("v6e", "float32", 128, False),
-        pytest.param("v5e", "bfloat16", 128, True, marks=pytest.mark.slow),
-        pytest.param("v6e", "bfloat16", 128, True, marks=pytest.mark.slow),
+        ("v5e", "bfloat16", 128, True),
+        ("v6e", "bfloat16", 128, True),
     ],
 )
 def test_the_tiles_of_every_chip_forward_and_backward(chip, dtype, width, weighted):
