@@ -140,7 +140,7 @@ def measure(case: dict[str, Any], *, limit: float) -> dict[str, Any]:
         found = sorted(pathlib.Path(folder).glob(f"*{name}*final_hlo-static-per-bundle*"))
         if done.returncode or not found:
             lines = done.stderr.strip().splitlines() or ["no schedule was left"]
-            said = next((x for x in lines if re.search(r"Error|RESOURCE|vmem", x)), lines[-1])
+            said = next((x for x in lines[::-1] if re.search(r"Error|RESOURCE|vmem", x)), lines[-1])
             return case | {"failed": said[:200]}
         return case | schedule(found[-1].read_text(), case["tiles"]["q"] * case["tiles"]["kv"])
 

@@ -1,6 +1,6 @@
 """PyTorch's side of benchmarks/h200.sh: python peer.py PART [--tiny]. Prints rows for main.py.
 
-The same shapes, dtype and number of calls as ours; random weights. torch and diffusers are looked
+The same shapes, dtypes and number of calls as ours; random weights. torch and diffusers are looked
 for on the machine, and their absence is a failure of this side that main.py says.
 """
 
@@ -61,18 +61,24 @@ def sdpa(shapes: Shapes, backend) -> dict:
 
 
 def transformer(shapes: Shapes, dtype: torch.dtype):
-    """Returns diffusers' module, what it takes as a function of the module, and its operations."""
+    """Returns diffusers' module, as loaded in `dtype`; its forward pass, a function of the module;
+    and its operations.
+    """
     from diffusers import SkyReelsV2Transformer3DModel
 
     from skyreels_jax.models.dit.config import DiTConfig
     from skyreels_jax.models.dit.flops import forward_flops
 
     with torch.device(DEVICE):
-        model = SkyReelsV2Transformer3DModel(**shapes.transformer).to(dtype)
+        model = SkyReelsV2Transformer3DModel(**shapes.transformer)
+        for name, parameter in model.named_parameters():
+            # As `from_pretrained` has them; `to(dtype)` would cast those that it keeps in float32.
+            if not set(model._keep_in_fp32_modules) & set(name.split(".")):
+                parameter.data = parameter.data.to(dtype)
         latents = torch.randn(1, model.config.in_channels, *shapes.latents, dtype=dtype)
         times = torch.linspace(0, 999, shapes.latents[0])[None]
         text = torch.randn(1, shapes.text, model.config.text_dim, dtype=dtype)
-        fps = torch.ones(1, dtype=torch.long)
+    fps = [1]  # of 24, as the pipeline says it
 
     def forward(model) -> torch.Tensor:
         return model(

@@ -46,10 +46,10 @@ TINY = Shapes(
         "text_dim": 32,
         "freq_dim": 16,
         "ffn_dim": 64,
-        "num_layers": 9,
+        "num_layers": 2,
         "inject_sample_info": True,
     },
-    vae={"base_dim": 8},
+    vae={"base_dim": 8, "num_res_blocks": 1},
 )
 CAUSAL_FRAMES = 5  # of a block, where blocks are causal
 

@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
 
-RUNNER = pathlib.Path(__file__).parents[2] / "benchmarks" / "h200" / "main.py"
+REPOSITORY = pathlib.Path(__file__).parents[2]
+BENCHMARKS = REPOSITORY / "benchmarks"
+RUNNER = BENCHMARKS / "h200" / "main.py"
+PARTS = ("correctness", "attention", "dit", "train", "vae")
 SIDE = """
 import json, sys, time
 part = sys.argv[1]
@@ -82,3 +87,39 @@ def test_a_failure_is_loud_and_the_next_part_runs(
 
 def test_parts_fit_into_eight_minutes(runner):
     assert sum(part.seconds for part in runner.PARTS.values()) <= 470
+
+
+def test_every_part_is_tried(runner):
+    assert tuple(runner.PARTS) == PARTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_small_shapes_run_to_the_end_without_a_gpu(part):
+    quick = "--xla_backend_optimization_level=0"  # to compile
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, "PYTHON": sys.executable}
+    command = ["sh", str(BENCHMARKS / "h200.sh"), "--only", part, "--tiny", "--json"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout)[part]
+    rows = [row for row in report["rows"] if row["what"] != "device"]
+    assert not report["failures"]
+    if part == "correctness":
+        assert len(rows) >= 5
+    else:
+        assert {row["side"] for row in rows} == {"ours", "torch"} and report["ratio"] > 0
+        assert all(value > 0 for row in rows for name, value in row.items() if name.endswith("ms"))
+
+
+def test_the_peer_holds_the_types_that_diffusers_loads(monkeypatch, tmp_path):
+    torch = pytest.importorskip("torch")
+    for folder in (BENCHMARKS, BENCHMARKS / "h200"):
+        monkeypatch.syspath_prepend(str(folder))
+    peer = importlib.import_module("peer")
+    model, forward, _ = peer.transformer(peer.TINY, torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    types, expected = ({n: p.dtype for n, p in m.named_parameters()} for m in (model, loaded))
+    assert types == expected and set(types.values()) == {torch.bfloat16, torch.float32}
+    with torch.no_grad():
+        assert forward(model).dtype == torch.bfloat16

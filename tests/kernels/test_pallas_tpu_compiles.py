@@ -34,15 +34,18 @@ if said["dtype"] == "bfloat16":
     table = tiles.TABLE[said["chip"]]
     tiles.passes = lambda dtype: table
 placed = SingleDeviceSharding(devices[0])
-x = jax.ShapeDtypeStruct((1, 8000, 1, said["width"]), said["dtype"], sharding=placed)
+length = 40_000  # so that tiles are the largest
+x = jax.ShapeDtypeStruct((1, length, 1, said["width"]), said["dtype"], sharding=placed)
 n = jax.ShapeDtypeStruct((1,), "int32", sharding=placed)
+w = jax.ShapeDtypeStruct((1, length), "float32", sharding=placed)
 
-def total(q, k, v, n):
-    mask = Mask(kv_length=n, causal_block=1560)
+def total(q, k, v, n, w):
+    weight = w if said["weighted"] else None
+    mask = Mask(kv_length=n, causal_block=1560, kv_weight=weight)
     out, lse = attention_lse(q, k, v, mask=mask, platform="tpu")
     return jnp.sum(out.astype(jnp.float32)) + jnp.sum(lse)
 
-program(jax.grad(total, (0, 1, 2)), x, x, x, n)
+program(jax.grad(total, (0, 1, 2)), x, x, x, n, w)
 """
 
 DIVIDED = """
@@ -62,7 +65,7 @@ program(jax.grad(total, (0, 1, 2)), x, x, x)
 """
 
 
-def compiled(code: str, **said: str | int) -> str:
+def compiled(code: str, **said: str | int | bool) -> str:
     """Returns the text of the program that `code` compiles for a TPU."""
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -79,17 +82,20 @@ def compiled(code: str, **said: str | int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("chip", "dtype", "width"),
+    ("chip", "dtype", "width", "weighted"),
     [
-        ("v5e", "bfloat16", 128),
-        ("v5p", "bfloat16", 128),
-        ("v6e", "bfloat16", 64),
-        ("tpu7x", "bfloat16", 128),
-        ("v6e", "float32", 128),
+        ("v5e", "bfloat16", 128, False),
+        ("v5p", "bfloat16", 128, False),
+        ("v6e", "bfloat16", 64, False),
+        ("tpu7x", "bfloat16", 128, False),
+        ("v6e", "float32", 128, False),
+        ("v5e", "bfloat16", 128, True),
+        ("v6e", "bfloat16", 128, True),
     ],
 )
-def test_the_tiles_of_every_chip_forward_and_backward(chip, dtype, width):
-    text = compiled(ALONE, chip=chip, topology=TOPOLOGIES[chip], dtype=dtype, width=width)
+def test_the_tiles_of_every_chip_forward_and_backward(chip, dtype, width, weighted):
+    said = {"chip": chip, "topology": TOPOLOGIES[chip], "dtype": dtype, "width": width}
+    text = compiled(ALONE, **said, weighted=weighted)
     for kernel in ("attention_forward", "attention_dq", "attention_dkv"):
         assert kernel in text
 

@@ -88,6 +88,21 @@ def test_nothing_compiles_again_when_only_values_change(micro, caplog):
     assert not [r.message for r in caplog.records if "Compiling" in r.message]
 
 
+def test_a_longer_prompt_compiles_once_what_reads_it(micro, caplog):
+    """Prompts are padded to whole multiples of 64 tokens, and programs are made for each."""
+
+    def compiled(words: int) -> list[str]:
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            micro.generate(" ".join(["red"] * words), seed=0)
+        return [r.message.split()[1] for r in caplog.records if r.message.startswith("Compiling")]
+
+    compiled(7)
+    made = compiled(65)
+    assert 0 < len(made) == len(set(made))
+    assert [compiled(words) for words in (120, 40, 64)] == [[], [], []]
+
+
 def test_longer_films_decode_with_what_is_compiled(micro):
     assert micro.generate(PROMPT, num_frames=17).frames.shape[0] == 17
     assert micro.generate(PROMPT, num_frames=1).frames.shape[0] == 1

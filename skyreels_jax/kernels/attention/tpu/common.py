@@ -61,8 +61,9 @@ class Plan:
         return jnp.minimum(first, pl.cdiv(self.queries, tiles.q) - 1)
 
     def some(self, tiles: Tiles, i: Scalar, j: Scalar, length: Scalar) -> Scalar:
-        """Returns whether a query of tile i sees a key of tile j."""
-        return j * tiles.kv < self.end((i + 1) * tiles.q - 1, length)
+        """Returns whether a query of tile i, if it has any, sees a key of tile j."""
+        seen = j * tiles.kv < self.end((i + 1) * tiles.q - 1, length)
+        return jnp.logical_and(i * tiles.q < self.queries, seen)
 
     def every(self, tiles: Tiles, i: Scalar, j: Scalar, length: Scalar) -> Scalar:
         """Returns whether all queries of tile i see all keys of tile j, each once."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from skyreels_jax.kernels.attention.devices import tpu_kind
 
 LANES = 128
+LONG = 32_768  # tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,14 @@ class Tiles:
     part_q: int
     part_kv: int
     ahead: int
+
+    def worthwhile(self, queries: int, keys: int) -> "Tiles":
+        """Returns the tiles, of few tokens not the largest: the last tile of keys, where queries
+        do not see all of it, is done part by part, and slower.
+        """
+        q = self.q if queries >= LONG else min(self.q, 1024)
+        kv = self.kv if keys >= LONG else min(self.kv, 2048)
+        return dataclasses.replace(self, q=q, kv=kv)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +47,10 @@ class Passes:
         """Returns tiles no larger than these numbers of tokens need, and the numbers with the
         padding that makes all tiles full.
         """
-        queries = _whole(max(each.q for each in self), queries)
-        keys = _whole(max(each.kv for each in self), keys)
-        forward, dq, dkv = (_fitted(each, queries, keys) for each in self)
+        chosen = [each.worthwhile(queries, keys) for each in self]
+        queries = _whole(max(each.q for each in chosen), queries)
+        keys = _whole(max(each.kv for each in chosen), keys)
+        forward, dq, dkv = (_fitted(each, queries, keys) for each in chosen)
         return Passes(forward=forward, dq=dq, dkv=dkv), queries, keys
 
 
@@ -61,22 +71,25 @@ def _divisor(whole: int, most: int) -> int:
 
 
 # By the schedules of benchmarks/tpu_schedule.py: larger parts where a chip's matrix unit has fewer
-# rows (128, v5e and v5p), and no more of them in flight than registers hold.
+# rows (128, v5e and v5p), no more of them in flight than registers hold; and of a tile as many as
+# make its beginning and end short, in which the matrix unit waits.
 DKV = Tiles(q=1024, kv=2048, part_q=256, part_kv=256, ahead=2)
 ROWS_128 = Passes(
-    forward=Tiles(q=1024, kv=2048, part_q=512, part_kv=512, ahead=1),
+    forward=Tiles(q=1024, kv=4096, part_q=512, part_kv=512, ahead=1),
     dq=Tiles(q=1024, kv=2048, part_q=512, part_kv=512, ahead=1),
     dkv=DKV,
 )
 ROWS_256 = Passes(
-    forward=Tiles(q=1024, kv=2048, part_q=512, part_kv=256, ahead=2),
+    forward=Tiles(q=1024, kv=4096, part_q=512, part_kv=256, ahead=2),
     dq=Tiles(q=1024, kv=2048, part_q=256, part_kv=512, ahead=1),
     dkv=DKV,
 )
+# For tpu7x this dq takes minutes to compile.
+V6E = dataclasses.replace(ROWS_256, dq=Tiles(q=2048, kv=4096, part_q=256, part_kv=512, ahead=1))
 # Products of float32 are six of bfloat16 each: larger bodies take minutes to compile.
 SMALL = Tiles(q=512, kv=512, part_q=256, part_kv=256, ahead=1)
 FLOAT32 = Passes(forward=SMALL, dq=SMALL, dkv=SMALL)
-TABLE = {"v5e": ROWS_128, "v5p": ROWS_128, "v6e": ROWS_256, "tpu7x": ROWS_256}
+TABLE = {"v5e": ROWS_128, "v5p": ROWS_128, "v6e": V6E, "tpu7x": ROWS_256}
 KINDS = {  # of devices, as jax calls them
     "TPU v5 lite": "v5e",
     "TPU v5e": "v5e",
@@ -91,7 +104,7 @@ VMEM = 32 * 2**20  # bytes a kernel may use, at most; what is spilled counts
 
 def passes(dtype: jnp.dtype) -> Passes:
     """Returns the tiles for the TPU of this process; without one (programs that are compiled for
-    a topology) those of v6e, which every chip of the table has room for. float32 has its own
+    a topology) those of tpu7x, which every chip of the table has room for. float32 has its own
     everywhere. A TPU that is not in the table is refused before this.
     """
     if dtype == jnp.float32:
