@@ -15,12 +15,12 @@ from skyreels_jax.parallel.mesh import BATCH
 # is its operations by the bundles of our kernel's final schedule, no more than products reach
 # (docs/scaling.md).
 PRODUCTS = 0.85
-ATTENTION = {"TPU v5 lite": 0.85, "TPU v5": 0.85, "TPU v6 lite": 0.56, "TPU7x": 0.59}
+ATTENTION = {"TPU v5 lite": 0.85, "TPU v5": 0.85, "TPU v6 lite": 0.61, "TPU7x": 0.63}
 # Of convolutions of 96 to 384 channels, assumed.
 CONVOLUTIONS = 0.4
 # Bundles of attention's backward pass, in two kernels with 7 products, by those of its forward with
-# two: 3.5 to 3.6.
-BACKWARD = 3.6
+# two: 3.7 to 3.9.
+BACKWARD = 3.8
 PASSES = 24  # times that a block's forward pass reads or writes all tokens in bfloat16
 HOST = 16e9  # bytes a second from a device to its host or back: of v4 in "How to Scale Your Model"
 # Behind products, among devices that have clips of their own: there these are of weights and their
