@@ -14,9 +14,9 @@ Command:  skyreels-jax train --config configs/toy/chosen_sft.py   (after flow_dp
               --setting "Flow-DPO: model=runs/toy/flow_dpo/export" \\
               --setting "chosen films: model=runs/toy/chosen_sft/export" \\
               --setting "beta 1000: model=runs/toy/flow_dpo_beta1000/export"
-Hardware: 2 CPU cores, float32; 19 minutes on one of them, beside other work.
+Hardware: 2 CPU cores, float32; 10 minutes on one of them, beside other work.
 Result:   runs/toy/chosen_sft/export, a diffusers SkyReelsV2Pipeline folder, whose errors of motion
-          were 24 % lower than before with preferences.share=1 (docs/motion_rl.md).
+          were 27 % lower than before (docs/motion_rl.md).
 """
 
 import pathlib
