@@ -317,7 +317,10 @@ def test_stale_latents_are_refused(runs, capfd):
             "8 devices cannot share the 4 tokens of a frame of 64x64 pixels",
         ),
         (["--set", "sample_every=-1"], "sample_every: legal are 0 (never) and"),
-        (["--set", "lora={'rank': 1, 'alpha': 1}"], "legal are 0 (never) and, of text_to_video"),
+        (
+            ["--set", "lora={'rank': 1, 'alpha': 1}"],
+            "adapters are trained upon a model: name it (start)",
+        ),
         (["--set", "kind=vae"], "--set kind: the config is of kind 'text_to_video'"),
         (["--set", "seed=-1"], "seed: legal are 0 to 2147483647, got -1"),
         (["--set", "seed=2147483648"], "seed: legal are 0 to 2147483647"),
