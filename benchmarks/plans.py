@@ -75,7 +75,7 @@ TRAIN = {
             mesh(16, 8, accumulate=8),
             mesh(16, 4, tensor=2, accumulate=8),
         ),
-        "v6e:16x16": (mesh(128, 2), mesh(64, 4, accumulate=2)),
+        "v6e:16x16": (mesh(64, 4, accumulate=2), mesh(32, 8, accumulate=4)),
         "tpu7x:4x4x4": (mesh(128), mesh(64, 2, accumulate=2)),
     },
     ("14b", "720p"): {

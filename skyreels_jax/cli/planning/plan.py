@@ -29,7 +29,9 @@ from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training.config import TrainConfig
 
+# How the compiler says that a program does not fit: of all that it holds, or of temporaries alone.
 FULL = re.compile(r"Used ([\d.]+)G of ([\d.]+)G hbm")
+TEMPORARIES = re.compile(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)")
 REMAT = ("none", "dots", "attention", "block", "offload")  # each keeps less than the one before
 
 
@@ -137,10 +139,13 @@ def plan(
     try:
         program = case.compile()
     except jax.errors.JaxRuntimeError as error:
+        held = 0
         if (full := FULL.search(str(error))) is None:
-            raise
+            if (full := TEMPORARIES.search(str(error))) is None:
+                raise
+            held = sum(case.state.values())
         used, limit = (int(float(value) * GIB) for value in full.groups())
-        return Plan(**{**about, "peak": used, "limit": limit})
+        return Plan(**{**about, "peak": held + used, "limit": limit})
     exchanges = collectives(program.compiled.as_text(), placement.mesh.shape)
     memory = program.memory
     return Plan(
