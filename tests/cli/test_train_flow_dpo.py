@@ -294,7 +294,7 @@ def test_no_film_is_preferred_that_is_worse_in_what_is_not_motion(
         (["preferences.guards.films=0"], "films is 1 or more"),
         (["preferences.guards.quality=-0.5"], "how far each may fall: 0 or more"),
         (["preferences.not_worse={'quality': -1.0}"], "how far each may fall: 0 or more"),
-        (["preferences.not_worse={'motion': 1.0}"], "motion"),
+        (["preferences.not_worse={'motion': 1.0}"], "legal: adherence, consistency, quality"),
         (["preferences.inference_steps=0"], "inference_steps"),
         (["preferences.reward=brightness"], "is not like 'package.module:Name [PLACE]'"),
         (["preferences.reward=handmade_rewards:Dark"], "has no attribute 'Dark'"),

@@ -25,6 +25,7 @@ from skyreels_jax.core.tree import count_parameters
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.buckets import Bucket, buckets
 from skyreels_jax.models.vae.config import VAEConfig
+from skyreels_jax.nn.stack import REMAT
 from skyreels_jax.parallel.mesh import MeshConfig, make_mesh
 from skyreels_jax.parallel.placement import Placement
 from skyreels_jax.training.config import TrainConfig
@@ -32,7 +33,6 @@ from skyreels_jax.training.config import TrainConfig
 # How the compiler says that a program does not fit: of all that it holds, or of temporaries alone.
 FULL = re.compile(r"Used ([\d.]+)G of ([\d.]+)G hbm")
 TEMPORARIES = re.compile(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)")
-REMAT = ("none", "dots", "attention", "block", "offload")  # each keeps less than the one before
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
