@@ -71,7 +71,7 @@ class CachedBlocks:
         graphdef, self._params = taken_apart(transformer)
         self._model = CachedModel(graphdef, window)
         self._config, self._window = transformer.config, window
-        self._dtype = transformer.blocks.attn1.k.kernel[...].dtype
+        self._dtype = transformer.blocks.attn1.k.kernel[...].dtype.name
         self._scale, self._solver, self._progress = guidance_scale, solver, progress
         self._sides = 2 if parts.is_guided(guidance_scale) else 1
         self._known = parts.Readings(graphdef, self._params, scale=guidance_scale)
@@ -92,8 +92,7 @@ class CachedBlocks:
 
     def start(self, count: int, size: tuple[int, int]) -> KV:
         """Returns an empty cache."""
-        batch = self._sides * count
-        return empty_cache(self._config, self._window, batch=batch, size=size, dtype=self._dtype)
+        return compiled_empty(self._config, self._window, self._sides * count, size, self._dtype)
 
     def __call__(
         self, window: Window, x: Latents, told: parts.Told, *, keys: Key[Array, " B"], memory: KV
@@ -154,4 +153,5 @@ def remember(
     return write(cache, new, place=known["place"])
 
 
+compiled_empty = Program(empty_cache, static=range(5))
 compiled_remember = Program(remember, static=[0, 1], donate=[2])

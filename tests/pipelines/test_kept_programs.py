@@ -24,5 +24,4 @@ def test_every_program_of_a_film(kept_programs, kind, request, caplog):
     assert len(found[0]) >= 5 and found[1] == found[0]
     assert "is not kept" not in caplog.text
     compiled = re.findall(r"Finished XLA compilation of jit.(\w+)", caplog.text)
-    zeros = ["convert_element_type", "broadcast_in_dim"] if "cache" in options.values() else []
-    assert compiled == zeros  # not even a small one else, which would take 20 ms
+    assert not compiled  # not even a small one, which would take 20 ms

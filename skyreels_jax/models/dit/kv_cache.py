@@ -14,7 +14,7 @@ and not in the cache, where roundings would add up.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +105,7 @@ def place_block(window: CacheWindow, start_frame: int, *, head_dim: int) -> Plac
 
 
 def empty_cache(
-    config: DiTConfig, window: CacheWindow, *, batch: int, size: tuple[int, int], dtype: jnp.dtype
+    config: DiTConfig, window: CacheWindow, batch: int, size: tuple[int, int], dtype: Any
 ) -> KV:
     """Returns zeros [depth, B, slots, tokens, N, K]; size: latent height and width."""
     tokens = (size[0] // config.patch_size[1]) * (size[1] // config.patch_size[2])
