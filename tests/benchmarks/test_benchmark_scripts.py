@@ -54,12 +54,10 @@ def run(script: str, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
 
 
-# Two processes each, which import torch and compile: these two are enough by default.
-QUICK = ("attention", "dit")
-
-
+# Two processes each, which import torch and compile: one is enough by default.
 @pytest.mark.parametrize(
-    "script", [pytest.param(s, marks=[] if s in QUICK else [pytest.mark.slow]) for s in SCRIPTS]
+    "script",
+    [pytest.param(s, marks=[] if s == "attention" else [pytest.mark.slow]) for s in SCRIPTS],
 )
 def test_says_in_json_what_it_measured(script):
     flags, keys = SCRIPTS[script]
@@ -79,12 +77,10 @@ def test_says_in_json_what_it_measured(script):
         assert script not in COMPARE_ARRAYS or 0 < case["difference"] < 1e-3, (name, case)
 
 
-def test_help_and_table():
+def test_help_says_what_is_compared():
     done = run("attention", "--help")
     assert done.returncode == 0 and "SDPA" in done.stdout and "--worker" not in done.stdout
-    flags, _ = SCRIPTS["attention"]
-    done = run("attention", *flags.split(), "--threads", "1", "--runs", "1")
-    assert done.returncode == 0 and "of peak" in done.stdout, done.stderr
+    assert f"{{{','.join(attention.IMPLEMENTATIONS)}}}" in done.stdout
 
 
 @pytest.mark.skipif(not COMPILER.exists(), reason="the TPU compiler is not there")
@@ -134,11 +130,7 @@ def test_programs_are_compiled_for_the_types_that_films_hold():
         assert kept == {path for path in found if in_float32(path)} and 0 < len(kept) < len(found)
 
 
-def test_every_implementation_of_attention_is_compared():
-    known = ",".join(attention.IMPLEMENTATIONS)
-    assert f"{{{known}}}" in run("attention", "--help").stdout
-
-
+@pytest.mark.slow
 def test_an_implementation_of_another_machine_is_a_failure():
     flags = "--tokens 64 --heads 1 --head_dim 64 --impl pallas_tpu --threads 1 --runs 1"
     done = run("attention", *flags.split())
