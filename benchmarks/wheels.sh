@@ -4,7 +4,8 @@
 #
 #   benchmarks/wheels.sh [NAME==VERSION ...]     more packages than these, if that machine lacks them
 #
-# A machine that has one of them already can do without: delete its wheel.
+# A machine that has one of them already can do without: delete its wheel. These come first there:
+# an older transformers beside them refuses huggingface-hub 2, diffusers takes either.
 set -eu
 folder=$(cd "$(dirname "$0")" && pwd)/wheels
 rm -rf "$folder"
@@ -15,9 +16,11 @@ done
 # shellcheck disable=SC2086
 "${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps \
     --only-binary=:all: --python-version 3.12 --implementation cp $platforms --dest "$folder" \
-    flax==0.12.12 optax==0.2.8 msgpack treescope jaxtyping wadler-lindig diffusers==0.42.1 \
-    importlib-metadata zipp absl-py rich pygments markdown-it-py mdurl pyyaml \
-    huggingface-hub regex requests filelock safetensors pillow "$@"
+    flax==0.12.12 optax==0.2.8 msgpack treescope jaxtyping wadler-lindig typing-extensions \
+    absl-py rich pygments markdown-it-py mdurl pyyaml \
+    diffusers==0.42.1 importlib-metadata zipp regex safetensors pillow filelock packaging tqdm \
+    requests urllib3 certifi idna charset-normalizer \
+    "huggingface-hub<2" "httpx<1" httpcore h11 anyio click fsspec "$@"
 size=$(du -sm "$folder" | cut -f1)
 ls "$folder"
 if [ "$size" -ge 64 ]; then
