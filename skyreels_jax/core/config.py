@@ -20,19 +20,26 @@ def suggest(name: str, legal: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; legal: {', '.join(legal)}"
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> T:
+def fields_of(name: str, values: Any) -> dict[str, Any]:
+    """Returns the mapping `values` as a dict; `UserError` where it is none."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}: expected its fields by name, got {values!r}")
+    return dict(values)
+
+
+def from_dict(cls: type[T], values: Any, *, ignore: Iterable[str] = ()) -> T:
     """Builds the frozen dataclass `cls` from a mapping, recursively.
 
-    Unknown keys raise `UserError` with a suggestion, except those in `ignore` and private ones
-    ("_class_name"). Lists become tuples; an int is accepted where a float is declared; any other
-    type mismatch raises.
+    What is no mapping raises `UserError`; so do unknown keys, with a suggestion, except those in
+    `ignore` and private ones ("_class_name"). Lists become tuples; an int is accepted where a float
+    is declared; any other type mismatch raises.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls!r} is no dataclass")
     hints = typing.get_type_hints(cls)
     ignore = set(ignore)
     built = {}
-    for key, value in dict(values).items():
+    for key, value in fields_of(cls.__name__, values).items():
         if key in hints:
             built[key] = _coerce(f"{cls.__name__}.{key}", hints[key], value)
         elif key not in ignore and not key.startswith("_"):
@@ -64,7 +71,8 @@ def override(config: Any, path: str, text: str) -> Any:
     """Returns `config` with the field at dotted `path` set to `text`, read as a Python literal.
 
     A field that holds text takes what is no text literal as it stands ("2026", "None"). Below a
-    dataclass that may be None and is, `path` makes one, all else by its defaults.
+    dataclass that may be None and is, `path` makes one, all else by its defaults. What is declared
+    as Any and is a dataclass stays one of its kind.
     Raises `UserError` for an unknown field or a value of another type.
     """
     head, _, rest = path.partition(".")
@@ -72,6 +80,8 @@ def override(config: Any, path: str, text: str) -> Any:
     if head not in names:
         raise UserError(f"{type(config).__name__} has no field {head!r}{suggest(head, names)}")
     old, hint = getattr(config, head), typing.get_type_hints(type(config))[head]
+    if hint is Any and dataclasses.is_dataclass(old):
+        hint = type(old)
     if rest and dataclasses.is_dataclass(old):
         return dataclasses.replace(config, **{head: override(old, rest, text)})
     if rest and not (old is None and any(map(dataclasses.is_dataclass, typing.get_args(hint)))):

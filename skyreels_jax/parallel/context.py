@@ -68,10 +68,11 @@ class ContextAttention:
         wanted = {"clips": (q.shape[0], batch), "tokens of a frame": (q.shape[2], context)}
         wanted["heads"] = (q.shape[3], heads)
         if odd := [f"{n} {name} over {d}" for name, (n, d) in wanted.items() if n % d]:
+            ring_can = exchanged and q.shape[3] % tensor == 0
             raise UserError(
                 f"{self.kind} attention cannot divide {', '.join(odd)} devices "
                 f"(data x fsdp {batch}, tensor {tensor}, context {context}); legal: divisors"
-                + ("; ring attention needs none of the heads" if exchanged else "")
+                + ("; ring attention needs no heads for context" if ring_can else "")
             )
 
     def _ulysses(self, q: Array, k: Array, v: Array, *, mask: Any) -> Array:

@@ -115,8 +115,11 @@ class OptimizerConfig:
 
     def __post_init__(self):
         rates = ("learning_rate", "adam_learning_rate", "weight_decay", "clip_norm", "warmup_steps")
-        if negative := [name for name in rates if getattr(self, name) < 0]:
-            raise UserError(f"{', '.join(negative)} must be 0 or more")
+        if odd := [name for name in rates if not 0 <= getattr(self, name) < math.inf]:
+            raise UserError(f"optimizer: {', '.join(odd)} must be 0 or more, and finite")
+        betas = ("muon_beta", "adam_b1", "adam_b2")
+        if odd := [name for name in betas if not 0 <= getattr(self, name) < 1]:
+            raise UserError(f"optimizer: {', '.join(odd)} must be in [0, 1)")
         if not 0 <= self.decay_start <= 1:
             raise UserError(
                 f"decay_start is a fraction of all steps, in [0, 1], got {self.decay_start}"

@@ -36,6 +36,8 @@ def changes(saved: Mapping[str, Any], config: TrainConfig, step: int) -> list[st
     fields = _FIXED if config.lora is None else (*_FIXED, "start")  # adapters are nothing alone
     fixed = [name for name in lines if among(name, fields)]
     fixed += _past_stages(list(lines), saved["stages"], step)
+    if "kind" in lines:  # then all else is as different
+        fixed = ["kind"]
     if fixed:
         listed = ", ".join(lines[name] for name in fixed)
         raise UserError(f"{listed}: not in a run that is at step {step}; give another --out")

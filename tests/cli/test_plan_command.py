@@ -239,10 +239,14 @@ def test_temporaries_that_do_not_fit_by_themselves_come_upon_the_state(monkeypat
     assert "does not fit, by" in made.text("v6e:2x2").splitlines()[-1]
 
 
-def plan(config, *flags):
-    command = [sys.executable, "-m", "skyreels_jax", "plan", "--config", config, "--json"]
+def command(config, *flags):
+    words = [sys.executable, "-m", "skyreels_jax", "plan", "--config", config, "--json", *flags]
     env = os.environ | {"XLA_FLAGS": "", "TPU_LIBRARY_PATH": str(COMPILER)}
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, env=env, timeout=1200)
+    return subprocess.run(words, capture_output=True, text=True, env=env, timeout=1200)
+
+
+def plan(config, *flags):
+    done = command(config, *flags)
     assert done.returncode in (0, 1), done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -298,3 +302,10 @@ def test_what_is_refused(capsys, flags, said):
     assert main(["plan", "--config", f"{CONFIG}:1.3b", *flags]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@compiles
+def test_what_the_compiler_refuses_is_one_line_as_well():
+    done = command(f"{CONFIG}:1.3b", "--topology", "v5p:9x9x9")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "--topology v5p:9x9x9 does not exist" in done.stderr and "legal are v5e:" in done.stderr

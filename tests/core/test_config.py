@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -39,6 +39,11 @@ class Train:
     needy: Needy | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    model: Any
+
+
 def test_round_trip_is_exact_and_json_ready():
     values = {"steps": 3, "optimizer": {"learning_rate": 1, "betas": [0.5, 0.9]}, "sizes": [1, 2]}
     config = from_dict(Train, values)
@@ -58,6 +63,8 @@ def test_round_trip_is_exact_and_json_ready():
         ({"steps": 1, "optimizer": {"name": "sgd"}}, "'adam', 'muon'"),
         ({"steps": 1, "optimizer": {"betas": [0.5]}}, "expected 2 values"),
         ({"steps": 1, "seed": "x"}, "expected int"),
+        (5, "Train: expected its fields by name, got 5"),
+        (None, "Train: expected its fields by name, got None"),
     ],
 )
 def test_bad_mappings_are_refused_with_the_legal_values(values, message):
@@ -84,6 +91,14 @@ def test_override_by_dotted_path():
     ):
         with pytest.raises(UserError):
             override(config, path, text)
+
+
+def test_what_is_of_any_kind_keeps_it():
+    config = Run(model=Adapters())
+    assert override(config, "model", "{'rank': 8}").model == Adapters(rank=8)
+    for text in ("5", "None", "big"):
+        with pytest.raises(UserError, match="Run.model: expected Adapters, got"):
+            override(config, "model", text)
 
 
 def test_below_none_a_dataclass_is_made():

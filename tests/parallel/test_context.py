@@ -101,8 +101,10 @@ def test_to_a_text_whose_tokens_count_differently(kind):
 
 
 def test_what_cannot_be_divided_is_refused():
-    with pytest.raises(UserError, match="4 heads over 8 devices.*ring attention needs none"):
+    with pytest.raises(UserError, match="4 heads over 8 devices.*ring attention needs no h"):
         over(MESHES["context"], "ulysses")(Q, KEY, VALUE)
+    with pytest.raises(UserError, match="4 heads over 8 devices.*legal: divisors$"):
+        over(MeshConfig(tensor=8), "ulysses")(Q, KEY, VALUE)
     with pytest.raises(UserError, match="ring attention cannot divide 2 clips over 4"):
         over(MeshConfig(fsdp=4, context=2), "ring")(Q, KEY, VALUE)
     with pytest.raises(UserError, match="in a ring are .* multiples of 8 tokens, not 12"):

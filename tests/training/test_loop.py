@@ -248,6 +248,12 @@ def test_fields_that_a_checkpoint_does_not_know_had_their_defaults():
         resume.changes(saved, config(12, data=DataConfig(fps=16)), 5)
 
 
+def test_of_a_run_of_another_kind_nothing_else_is_said():
+    saved = to_dict(config(12)) | {"kind": "reward", "seed": 5, "model": {"width": 8}}
+    with pytest.raises(UserError, match="^kind: reward -> vae: not in a run that is at step 5; gi"):
+        resume.changes(saved, config(12), 5)
+
+
 def test_a_run_from_before_there_were_policies_goes_on():
     saved = to_dict(config(12))
     for name in ("max_skipped", "mesh", "remat"):

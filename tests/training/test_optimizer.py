@@ -207,6 +207,9 @@ def test_the_state_is_that_of_checkpoints_from_before_there_were_policies():
 def test_bad_values_are_refused():
     with pytest.raises(UserError, match="fraction"):
         OptimizerConfig(decay_start=2.0)
+    for name, value in (("clip_norm", -1.0), ("learning_rate", math.nan), ("adam_b2", 1.0)):
+        with pytest.raises(UserError, match=f"optimizer: {name} must be"):
+            OptimizerConfig(**{name: value})
     with pytest.raises(UserError, match=r"4k \+ 1"):
         StageConfig(steps=1, batch=1, frames=8)
     with pytest.raises(UserError, match="batch >= 1"):

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -98,6 +99,17 @@ class Program(NamedTuple):
                 state, metrics = self.jitted(state, self.placement.batch(batch), self.rest)
         return state, float(metrics["loss"])
 
+    def sums(self, batch):
+        """Returns {path: shape on one device} of the sums over micro-batches of gradients."""
+        with jax.set_mesh(self.placement.mesh):
+            lowered = self.jitted.lower(self.like, self.placement.batch(batch), self.rest)
+        text = lowered.compile().as_text()
+        (loop,) = re.findall(r"= \((.*)\) while\(.*op_name=\"jit\(train_step\)/while\"", text)
+        carried = re.findall(r"\w+\[([\d,]*)\]", loop)[1:]  # behind a counter
+        names = [name for name, _ in named_leaves(self.like.params)]
+        found = zip(names, carried, strict=False)  # the objective's own sums come after them
+        return {name: tuple(map(int, re.findall(r"\d+", sizes))) for name, sizes in found}
+
 
 def placed(mesh: MeshConfig) -> Placement:
     return Placement(mesh=make_mesh(mesh), rules=RULES)
@@ -175,9 +187,19 @@ def test_losses_and_weights_are_those_of_one_device(mesh):
 
 
 def test_micro_batches_of_a_divided_batch():
+    """Their losses; and that no device sums up more of a kernel's gradient than it has of it."""
     mesh = MESHES["fsdp, tensor, context"]
     losses, _, _ = trained(mesh, accumulate=2)
     np.testing.assert_allclose(losses, trained(None, accumulate=2)[0], atol=1e-5)
+    step = program(mesh, accumulate=2)
+    sums, kernels = step.sums(next(batches())), 0
+    for path, like in named_leaves(step.like.params):
+        part = like.sharding.shard_shape(like.shape)
+        assert math.prod(sums[path]) <= math.prod(part), path  # of what all hold, it may be less
+        if path.endswith("/kernel"):
+            assert sums[path] == part != like.shape, path
+            kernels += 1
+    assert kernels == 24
 
 
 @pytest.mark.slow  # traces two programs again where it is not run beside the tests above

@@ -65,8 +65,11 @@ def topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
             f"--topology {name}: {chip} has {CHIPS[chip].axes} axes and up to "
             f"{CHIPS[chip].most:,} chips; legal are {', '.join(EXAMPLES)} and the like"
         )
-    # libtpu would ask the network which machine this is, and wait for the answer.
+    # libtpu would ask the network which machine this is, and wait for the answer; left untold, it
+    # complains on standard error. What it is told changes nothing in the devices it describes.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
     os.environ.setdefault("TPU_LOG_DIR", "disabled")
     # Its lock is for those who use a TPU: plans may be made side by side.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

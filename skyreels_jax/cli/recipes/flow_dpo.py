@@ -6,7 +6,7 @@ import pathlib
 from skyreels_jax.cli.recipes.checks import check_blocks, check_windows
 from skyreels_jax.cli.recipes.flops import step_flops, train_passes
 from skyreels_jax.cli.recipes.text_to_video import OBJECTIVES, TextToVideoRecipe, encode_null
-from skyreels_jax.core.config import from_dict, suggest, to_dict
+from skyreels_jax.core.config import fields_of, from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.loader import pipeline
@@ -64,11 +64,11 @@ class FlowDPORecipe(TextToVideoRecipe):
     near: str | None = None
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
-        given = dict(config.objective)
+        given = fields_of("objective", config.objective)
         paired = given.setdefault("name", FlowDPO.name)
         if paired not in PAIRED:
             raise UserError(f"objective.name {paired!r} is not known{suggest(str(paired), PAIRED)}")
-        velocity = dict(given.get("velocity", {}))
+        velocity = fields_of("objective.velocity", given.get("velocity", {}))
         name = velocity.get("name", FlowMatching.name)
         if name not in OBJECTIVES:
             raise UserError(

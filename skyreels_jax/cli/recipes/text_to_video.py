@@ -21,7 +21,7 @@ from skyreels_jax.cli.recipes.checks import (
     mesh_shape,
 )
 from skyreels_jax.cli.recipes.flops import step_flops, train_passes
-from skyreels_jax.core.config import from_dict, suggest, to_dict
+from skyreels_jax.core.config import fields_of, from_dict, suggest, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import Batch, Params
 from skyreels_jax.data import latents
@@ -82,7 +82,7 @@ class TextToVideoRecipe:
                 )
             text_encoder = dataclasses.replace(model.text_encoder, vocab_size=vocabulary)
             model = dataclasses.replace(model, text_encoder=text_encoder)
-        name = dict(config.objective).get("name", FlowMatching.name)
+        name = fields_of("objective", config.objective).get("name", FlowMatching.name)
         if name not in OBJECTIVES:
             raise UserError(f"objective.name {name!r} is not known{suggest(str(name), OBJECTIVES)}")
         return dataclasses.replace(

@@ -49,6 +49,11 @@ class DiTConfig:
     num_frame_per_block: int = 1
 
     def __post_init__(self):
+        sizes = ("num_attention_heads", "attention_head_dim", "in_channels", "text_dim", "freq_dim")
+        sizes += ("ffn_dim", "num_layers", "rope_max_seq_len", "num_frame_per_block")
+        small = [name for name in sizes if getattr(self, name) < 1]
+        if small or min(self.patch_size) < 1:
+            raise UserError(f"DiTConfig: {', '.join(small or ['patch_size'])} must be at least 1")
         if self.qk_norm != "rms_norm_across_heads":
             raise UserError(
                 f"DiTConfig.qk_norm: only 'rms_norm_across_heads' exists, got {self.qk_norm!r}"
@@ -62,8 +67,6 @@ class DiTConfig:
             )
         if self.attention_head_dim % 2 or self.freq_dim % 2:
             raise UserError("DiTConfig: attention_head_dim and freq_dim must be even")
-        if self.num_frame_per_block < 1 or self.num_layers < 1:
-            raise UserError("DiTConfig: num_frame_per_block and num_layers must be at least 1")
 
     @property
     def width(self) -> int:

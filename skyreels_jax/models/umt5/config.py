@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from skyreels_jax.core.errors import UserError
+
 # Fields of the encoder-decoder, or of its training, that say nothing about the encoder's output.
 IGNORED = frozenset(
     (
@@ -17,7 +19,10 @@ IGNORED = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UMT5Config:
-    """Widths and depths of the encoder; the defaults are those of transformers' `UMT5Config`."""
+    """Widths and depths of the encoder; the defaults are those of transformers' `UMT5Config`.
+
+    Raises `UserError` for sizes below 1.
+    """
 
     vocab_size: int = 250112
     d_model: int = 512
@@ -30,6 +35,12 @@ class UMT5Config:
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
     feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
+
+    def __post_init__(self):
+        sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+        sizes += ("relative_attention_num_buckets", "relative_attention_max_distance")
+        if small := [name for name in sizes if getattr(self, name) < 1]:
+            raise UserError(f"UMT5Config: {', '.join(small)} must be at least 1")
 
 
 # google/umt5-xxl, the text encoder of Wan 2.1 and SkyReels-V2 (`models_t5_umt5-xxl-enc-bf16.pth`).

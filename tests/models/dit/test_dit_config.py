@@ -143,7 +143,9 @@ def test_config_reads_diffusers_json_and_official_json():
         ({"image_dim": 12}, "both image_dim and added_kv_proj_dim"),
         ({"image_dim": 12, "added_kv_proj_dim": 8}, "must be the width"),
         ({"attention_head_dim": 21}, "must be even"),
-        ({"num_frame_per_block": 0}, "at least 1"),
+        ({"num_frame_per_block": 0}, "num_frame_per_block must be at least 1"),
+        ({"num_attention_heads": 0, "ffn_dim": -1}, "num_attention_heads, ffn_dim must be at l"),
+        ({"patch_size": (1, 0, 2)}, "patch_size must be at least 1"),
     ],
 )
 def test_impossible_configs(change, message):
