@@ -52,7 +52,8 @@ def from_dict(cls: type[T], values: Any, *, ignore: Iterable[str] = ()) -> T:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{cls.__name__} needs {', '.join(missing)}")
+        needed = (f"{name}{_choices(hints[name])}" for name in missing)
+        raise UserError(f"{cls.__name__} needs {', '.join(needed)}")
     return cls(**built)
 
 
@@ -138,5 +139,17 @@ def _coerce(name: str, hint: Any, value: Any) -> Any:
         and (hint is bool or not isinstance(value, bool))
     ):
         return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise UserError(f"{name}: expected {expected}, got {value!r}")
+    raise UserError(f"{name}: expected {_expected(hint)}, got {value!r}")
+
+
+def _expected(hint: Any) -> str:
+    if dataclasses.is_dataclass(hint):
+        return f"fields by name ({', '.join(f.name for f in dataclasses.fields(hint))})"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _choices(hint: Any) -> str:
+    """Returns " ('a' or 'b')" where values are listed."""
+    if typing.get_origin(hint) is not typing.Literal:
+        return ""
+    return f" ({' or '.join(map(repr, typing.get_args(hint)))})"

@@ -165,8 +165,10 @@ def read_processor(folder: pathlib.Path) -> CLIPImageConfig:
 def read_component(folder: pathlib.Path, name: str) -> Component:
     """Returns component `name` ("vae", ...) in diffusers form in `folder`; opens no weights.
 
-    Raises `UserError` for a missing or unknown configuration.
+    Raises `UserError` for a missing folder and a missing or unknown configuration.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; expected a {name} in diffusers form")
     kind, values = KINDS[name], read_json(folder / "config.json")
     for key, expected in kind.header.items():
         if values.get(key) != expected:

@@ -69,7 +69,12 @@ def open_run(
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
     configs, encoders = model_configs(config), run_encoders(config)
     if encoders is None:
-        frozen = {"vae": layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")}
+        try:
+            frozen = {"vae": layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")}
+        except UserError as error:
+            raise UserError(
+                f"{path}: the VAE of its latents (data.vae) is needed: {error}"
+            ) from None
         defaults, load_words = toy_defaults(config), build_tokenizer
     else:
         frozen = {name: encoders.folder.components[name] for name in FROZEN}

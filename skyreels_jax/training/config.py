@@ -313,6 +313,10 @@ class TrainConfig:
             raise UserError(
                 f"lora: {self.kind} trains whole models; legal for {' and '.join(ADAPTED)}"
             )
+        if not self.stages:
+            raise UserError("stages: a run has one at least, such as ({'steps': 100, 'batch': 8},)")
+        if not (self.flow_shift > 0 and math.isfinite(self.flow_shift)):
+            raise UserError(f"flow_shift must be more than 0, got {self.flow_shift}")
         for stage in self.stages:
             if self.accumulate < 1 or stage.batch % self.accumulate:
                 raise UserError(

@@ -17,12 +17,15 @@ Flops = Callable[[Batch], int]  # operations of a training step on a batch, by f
 class Meter:
     """Measures the steps between two readings.
 
-    flops: None: not known.  devices: how many share a step.
+    flops: None: not known.  devices: how many share a step.  of: what "mfu" is a share of, to be
+    read; "" where the peak of the devices is not known.
     """
 
     def __init__(self, *, flops: Flops | None = None, devices: int = 1):
-        most = peak(jax.devices()[0].device_kind)
+        kind = jax.devices()[0].device_kind
+        most = peak(kind)
         self._peak = None if most is None else most * devices
+        self.of = f"{devices} x {most / 1e12:.0f} TFLOP/s ({kind}, bfloat16)" if most else ""
         self._flops_of = flops
         self._restart()
 

@@ -27,6 +27,8 @@ class Reporter:
         self.window: list = []
         self.due: tuple[int, list] | None = None
         self.lines = not sys.stderr.isatty()
+        if meter.of and jax.process_index() == 0:
+            print(f"mfu is of {meter.of}", flush=True)
         self.bar = tqdm(
             total=self.total, initial=step, unit="step", file=sys.stderr, disable=self.lines
         )

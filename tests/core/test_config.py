@@ -65,11 +65,22 @@ def test_round_trip_is_exact_and_json_ready():
         ({"steps": 1, "seed": "x"}, "expected int"),
         (5, "Train: expected its fields by name, got 5"),
         (None, "Train: expected its fields by name, got None"),
+        ({"steps": 1, "adapters": 5}, "expected fields by name .rank, optimizer., got 5"),
     ],
 )
 def test_bad_mappings_are_refused_with_the_legal_values(values, message):
     with pytest.raises(UserError, match=message):
         from_dict(Train, values)
+
+
+def test_of_what_is_missing_the_choices_are_told():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Chosen:
+        kind: Literal["vae", "reward"]
+        out: str
+
+    with pytest.raises(UserError, match="Chosen needs kind .'vae' or 'reward'., out"):
+        from_dict(Chosen, {})
 
 
 def test_ignored_and_private_keys_pass():
@@ -97,7 +108,7 @@ def test_what_is_of_any_kind_keeps_it():
     config = Run(model=Adapters())
     assert override(config, "model", "{'rank': 8}").model == Adapters(rank=8)
     for text in ("5", "None", "big"):
-        with pytest.raises(UserError, match="Run.model: expected Adapters, got"):
+        with pytest.raises(UserError, match="Run.model: expected fields by name .rank, optim"):
             override(config, "model", text)
 
 

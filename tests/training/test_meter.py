@@ -68,6 +68,15 @@ def test_no_mfu_without_a_peak_or_a_formula(clock, monkeypatch):
         told.add({}, 1)
         clock.now += 1.0
         assert "mfu" not in told.read()
+        assert (told.of == "") == (most is None)
+
+
+def test_what_a_share_is_of_is_said(monkeypatch):
+    class Device:
+        device_kind = "TPU v5p"
+
+    monkeypatch.setattr(meter.jax, "devices", lambda: [Device()])
+    assert Meter(devices=128).of == "128 x 459 TFLOP/s (TPU v5p, bfloat16)"
 
 
 def test_memory_is_the_fullest_devices(monkeypatch):
