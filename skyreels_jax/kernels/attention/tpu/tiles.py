@@ -84,12 +84,13 @@ ROWS_256 = Passes(
     dq=Tiles(q=1024, kv=2048, part_q=256, part_kv=512, ahead=1),
     dkv=DKV,
 )
+TPU7X = dataclasses.replace(ROWS_256, dq=Tiles(q=1024, kv=4096, part_q=256, part_kv=512, ahead=1))
 # For tpu7x this dq takes minutes to compile.
 V6E = dataclasses.replace(ROWS_256, dq=Tiles(q=2048, kv=4096, part_q=256, part_kv=512, ahead=1))
 # Products of float32 are six of bfloat16 each: larger bodies take minutes to compile.
 SMALL = Tiles(q=512, kv=512, part_q=256, part_kv=256, ahead=1)
 FLOAT32 = Passes(forward=SMALL, dq=SMALL, dkv=SMALL)
-TABLE = {"v5e": ROWS_128, "v5p": ROWS_128, "v6e": V6E, "tpu7x": ROWS_256}
+TABLE = {"v5e": ROWS_128, "v5p": ROWS_128, "v6e": V6E, "tpu7x": TPU7X}
 KINDS = {  # of devices, as jax calls them
     "TPU v5 lite": "v5e",
     "TPU v5e": "v5e",
@@ -104,7 +105,7 @@ VMEM = 32 * 2**20  # bytes a kernel may use, at most; what is spilled counts
 
 def passes(dtype: jnp.dtype) -> Passes:
     """Returns the tiles for the TPU of this process; without one (programs that are compiled for
-    a topology) those of tpu7x, which every chip of the table has room for. float32 has its own
+    a topology) `ROWS_256`, which every chip of the table has room for. float32 has its own
     everywhere. A TPU that is not in the table is refused before this.
     """
     if dtype == jnp.float32:
