@@ -274,3 +274,12 @@ def test_unknown_implementation():
     q, k, v, _ = draw(1, 4, 4)
     with pytest.raises(UserError, match="did you mean 'chunked'"):
         attention(q, k, v, impl="chunk")
+
+
+@pytest.mark.parametrize(("platform", "chunk"), [("cpu", 512), ("cuda", 4096), ("tpu", 4096)])
+def test_chunks_of_queries_are_wide_where_no_cache_holds_them(platform, chunk):
+    q, k = (jax.ShapeDtypeStruct((1, n, 2, 16), jnp.float32) for n in (8192, 64))
+    attend = jax.jit(jax.grad(lambda q, k: jnp.sum(chunked(q, k, k, scale=1.0)[0])))
+    text = attend.trace(q, k).lower(lowering_platforms=(platform,)).as_text()
+    logits = {int(n) for n in re.findall(r"tensor<(?:1x2x)?(\d+)x64xf32>", text)}
+    assert max(logits) == chunk

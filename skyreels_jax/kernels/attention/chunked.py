@@ -16,16 +16,26 @@ from skyreels_jax.kernels.attention.residuals import kept
 
 MULTIPLE = 8  # of which chunks are
 CHUNK = 512  # tokens, at most
+# Of queries where launches decide and no cache: 51,000 of them against one chunk of keys, as of a
+# text, are 13 turns of a loop instead of 100.
+WIDE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static: how many keys there are, tokens a chunk, tokens a causal block."""
+    """What is static: how many keys there are, tokens a chunk (wide: of queries where it is not a
+    CPU that computes), tokens a causal block.
+    """
 
     keys: int
     query_chunk: int
+    wide: int
     key_chunk: int
     block: int | None
+
+    def elsewhere(self) -> "_Plan":
+        """Returns the plan of all but CPUs."""
+        return dataclasses.replace(self, query_chunk=self.wide)
 
     def key_chunks(self, index: Array) -> tuple[int, Array | int]:
         """Returns the chunks of keys [first, last) of which chunk `index` of queries sees any."""
@@ -52,21 +62,23 @@ def chunked(
     *,
     mask: Mask | None = None,
     scale: float,
-    query_chunk: int = CHUNK,
+    query_chunk: int | None = None,
     key_chunk: int = CHUNK,
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N"]]:
     """Equals `reference` without an L x S array, forward or backward (chunks are recomputed).
 
     query_chunk, key_chunk: tokens of a chunk, at most; causal blocks skip chunks that they hide.
+    query_chunk None: `CHUNK` on CPU, `WIDE` elsewhere.
     Products run in the dtype of q, k and v (of several: in the widest) and add up in float32. The
     running maximum m, sum and output of a query are rescaled by exp(m_old - m_new) as chunks of
     keys arrive (Milakov, Gimelshein 2018); backward goes by the last of them (Dao et al. 2022,
     arXiv 2205.14135). Raises `UserError` for chunks of less than one token, `NotImplementedError`
     without queries or keys.
     """
-    if query_chunk < 1 or key_chunk < 1:
+    chunks = (query_chunk or CHUNK, query_chunk or WIDE, key_chunk)
+    if query_chunk == 0 or min(chunks) < 1:
         raise UserError(f"chunks have 1 token or more, not {query_chunk} (queries), {key_chunk}")
-    arranged = _arranged(q, k, v, mask, scale, (query_chunk, key_chunk))
+    arranged = _arranged(q, k, v, mask, scale, chunks)
     out, lse = _attend(*arranged)
     return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)
 
@@ -83,7 +95,7 @@ def chunked_gradients(
     scale: float,
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B S N K"], Float[Array, "B S N K"]]:
     """Returns the gradients of q, k and v, as `attention_gradients` does."""
-    plan, *arrays, bias = _arranged(q, k, v, mask, scale, (CHUNK, CHUNK))
+    plan, *arrays, bias = _arranged(q, k, v, mask, scale, (CHUNK, WIDE, CHUNK))
     out, grad, lse = (jnp.swapaxes(x, 1, 2) for x in (out, grad, lse))
     saved = (*arrays, bias, out, jnp.ones_like(lse), lse)
     dq, dk, dv, _ = _attend_backward(plan, saved, (grad, jnp.zeros_like(lse)))
@@ -92,7 +104,7 @@ def chunked_gradients(
 
 
 def _arranged(
-    q: Array, k: Array, v: Array, mask: Mask | None, scale: float, chunks: tuple[int, int]
+    q: Array, k: Array, v: Array, mask: Mask | None, scale: float, chunks: tuple[int, int, int]
 ) -> tuple[_Plan, Array, Array, Array, Array | None]:
     """Returns the arguments of `_attend`."""
     if why := none_refused(q, k):
@@ -100,7 +112,8 @@ def _arranged(
     plan = _Plan(
         keys=k.shape[1],
         query_chunk=_chunk(q.shape[1], chunks[0]),
-        key_chunk=_chunk(k.shape[1], chunks[1]),
+        wide=_chunk(q.shape[1], chunks[1]),
+        key_chunk=_chunk(k.shape[1], chunks[2]),
         block=None if mask is None else mask.causal_block,
     )
     dtype = jnp.result_type(q, k, v)
@@ -127,7 +140,7 @@ def _attend(
 
 
 def _attend_forward(plan: _Plan, q: Array, k: Array, v: Array, bias: Array | None):
-    found = _by_platform(functools.partial(_forward, plan), q, k, v, bias)
+    found = _by_platform(_forward, plan, q, k, v, bias)
     out, total, top = map(kept, found)
     lse = jnp.where(_empty(top), MASKED, top + jnp.log(total))
     return (out, lse), (q, k, v, bias, out, total, top)
@@ -140,8 +153,7 @@ def _attend_backward(plan: _Plan, saved: tuple, grads: tuple[Array, Array]):
     grad = grad.astype(jnp.float32) * part[..., None]
     common = jnp.sum(grad * out.astype(jnp.float32), axis=-1) - grad_lse * part
     rows = jnp.stack([top, common], axis=-1)
-    run = functools.partial(_backward, plan)
-    grads = _by_platform(run, q, k, v, bias, grad.astype(q.dtype), rows)
+    grads = _by_platform(_backward, plan, q, k, v, bias, grad.astype(q.dtype), rows)
     return *(dx.astype(q.dtype) for dx in grads), None
 
 
@@ -149,18 +161,25 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _by_platform(
-    run: Callable[..., Any], q: Array, k: Array, v: Array, bias: Array | None, *more: Array
+    run: Callable[..., Any],
+    plan: _Plan,
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    *more: Array,
 ) -> Any:
-    """Returns `run(q, k, v, bias, ...)`, of all heads at once or, on CPU, of one after the other:
-    XLA's products of two matrices are faster there than those of stacks of them."""
+    """Returns `run(plan, q, k, v, bias, ...)`, of all heads at once or, on CPU, of one after the
+    other: XLA's products of two matrices are faster there than those of stacks of them."""
     bias = None if bias is None else jnp.broadcast_to(bias[:, None], (*k.shape[:2], k.shape[2]))
 
     def one_by_one(*arrays: Any) -> Any:
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
-        found = jax.lax.map(lambda own: run(*own), flat)
+        found = jax.lax.map(lambda own: run(plan, *own), flat)
         return jax.tree.map(lambda x: x.reshape(*q.shape[:2], *x.shape[1:]), found)
 
-    return jax.lax.platform_dependent(q, k, v, bias, *more, cpu=one_by_one, default=run)
+    at_once = functools.partial(run, plan.elsewhere())
+    return jax.lax.platform_dependent(q, k, v, bias, *more, cpu=one_by_one, default=at_once)
 
 
 def _forward(
