@@ -67,45 +67,62 @@ def open_run(
         return converted.open_converted(checkpoint)
     if config.get("kind") not in KINDS:
         raise UserError(f"{path} trained a {config.get('kind')}; give a {' or '.join(KINDS)} run")
+    base = _base(path, config, find)
+
+    def trained(weights: str | None) -> dict[str, ParamSource]:
+        return _trained_params(checkpoint, config, base, weights)
+
+    def state(frozen: list[pathlib.Path]) -> bytes:
+        upon = b"" if base is None else base.state()
+        weights = weights_state([*_state_files(checkpoint), *frozen])
+        return f"step {step} ".encode() + upon + weights
+
+    return source_of(config, model_id=str(path.resolve()), trained=trained, state=state)
+
+
+def source_of(
+    config: Mapping[str, Any],
+    *,
+    model_id: str,
+    trained: Callable[[str | None], dict[str, ParamSource]],
+    state: Callable[[list[pathlib.Path]], bytes],
+) -> ModelSource:
+    """Returns the model of a run with this resolved config.
+
+    trained: the parameters of what it trains, adapters merged, by weights ("ema", "raw", None).
+    state: says which weights these and those in the files that it is given are.
+    Raises `UserError` where the rest, what its data were made with, is not there any more.
+    """
     configs, encoders = model_configs(config), run_encoders(config)
     if encoders is None:
         try:
             frozen = {"vae": layout.read_component(pathlib.Path(config["data"]["vae"]), "vae")}
         except UserError as error:
-            raise UserError(
-                f"{path}: the VAE of its latents (data.vae) is needed: {error}"
-            ) from None
+            raise UserError(f"{model_id}: its data's VAE (data.vae) is needed: {error}") from None
         defaults, load_words = toy_defaults(config), build_tokenizer
     else:
         frozen = {name: encoders.folder.components[name] for name in FROZEN}
         defaults = own_defaults(encoders.folder, config)
         load_words = functools.partial(load_tokenizer, encoders.folder.tokenizer)
-    base = _base(path, config, find)
     whole = {**configs, **{name: part.config for name, part in frozen.items()}}
 
     def params(weights: str | None) -> dict[str, ParamSource]:
         stored = {name: layout.stored_params(part) for name, part in frozen.items()}
-        return {**_trained_params(checkpoint, config, base, weights), **stored}
+        return {**trained(weights), **stored}
 
     def read(
         dtype: str, names: Collection[str] = tuple(whole), *, places: Places = NOWHERE
     ) -> Modules:
         return read_modules(params(None), whole, dtype, names, places)
 
-    def state() -> bytes:
-        upon = b"" if base is None else base.state()
-        trained = _state_files(checkpoint)
-        weights = weights_state([*trained, *(part.weights for part in frozen.values())])
-        return f"step {step} ".encode() + upon + weights
-
     return ModelSource(
-        model_id=str(path.resolve()),
+        model_id=model_id,
         configs=whole,
         defaults=defaults,
         load_tokenizer=load_words,
         read=read,
         params=params,
-        state=state,
+        state=lambda: state([part.weights for part in frozen.values()]),
         forcing=_objective(config).get("name") == FORCING,
     )
 

@@ -271,9 +271,10 @@ class TrainConfig:
     ema_decay: of the averaged parameters (0: none are kept).
     max_skipped: after so many steps in a row whose gradients are not finite the run ends.
     writers: of the metrics, beside metrics.csv; "tensorboard" writes under OUT/tensorboard.
-    sample_every: after so many steps a sheet of films of held-out sentences, by the averaged
-    weights if there are any, is written to OUT/samples and `writers` (0: never). Of text_to_video
-    on ToyFilm; of many devices one makes them.
+    sample_every: after so many steps a sheet of films, by the averaged weights if there are any, is
+    written to OUT/samples and `writers` (0: never). Of text_to_video; of many devices one makes
+    them, which has to have room for the whole model.
+    sample_prompts: what these films are of; (): of held-out sentences of ToyFilm.
     log_every, save_every: in steps.  keep: how many checkpoints stay on disk, the latest ones.
     keep_every: those of steps that it divides stay as well (0: none), a multiple of save_every.
     flow_shift: the sampler's default time shift, written into the exported scheduler; of
@@ -299,6 +300,7 @@ class TrainConfig:
     ema_decay: float = 0.0
     writers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     sample_every: int = 0
+    sample_prompts: tuple[str, ...] = ()
     log_every: int = 25
     save_every: int = 500
     max_skipped: int = 20
@@ -337,12 +339,13 @@ class TrainConfig:
                 "sample_every: legal are 0 (never) and, of text_to_video, a number of steps, got "
                 f"{self.sample_every}"
             )
-        if self.sample_every and self.data.features:
+        if self.sample_every and self.data.features and not self.sample_prompts:
             raise UserError(
-                "sample_every: a run on data.features holds no text encoder to read sentences "
-                "with, nor a VAE: leave it out (`skyreels-jax generate --model_id OUT` makes films "
-                "of its newest checkpoint)"
+                "sample_every: a run on data.features has no sentences to make films of: name them "
+                "(sample_prompts)"
             )
+        if self.sample_prompts and not self.sample_every:
+            raise UserError("sample_prompts are of films that are made every sample_every steps")
         if self.keep_every < 0 or self.keep_every % self.save_every:
             raise UserError(
                 f"keep_every is 0 or a multiple of save_every = {self.save_every}, got "

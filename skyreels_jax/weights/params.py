@@ -1,5 +1,6 @@
 """Parameters wherever they lie, by the path of the leaf: whole, or one layer at a time."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -32,6 +33,11 @@ class TreeParams:
 
     def __init__(self, tree: Params, *, name: str = "parameters"):
         self.name, self._leaves = name, dict(named_leaves(tree))
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Params]) -> dict[str, ParamSource]:
+        """Returns the parameters of several models by name."""
+        return {name: cls(tree, name=name) for name, tree in parts.items()}
 
     def dtype(self, path: str, index: Index = ()) -> np.dtype:
         del index

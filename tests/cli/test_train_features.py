@@ -17,11 +17,13 @@ import skyreels_jax
 from skyreels_jax.cli.main import main
 from skyreels_jax.cli.recipes import features
 from skyreels_jax.cli.recipes.base import recipe_for
+from skyreels_jax.cli.recipes.samples import film_sampler
 from skyreels_jax.cli.train import read_config
 from skyreels_jax.core.config import from_dict, override, to_dict
 from skyreels_jax.core.errors import UserError
 from skyreels_jax.core.types import ALL_ROWS, Rows
 from skyreels_jax.data.features.sets import read_features
+from skyreels_jax.evals.sheet import contact_sheet
 from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.parallel.mesh import MeshConfig
 from skyreels_jax.pipelines.convert import FILE
@@ -122,6 +124,16 @@ def test_a_run_changes_the_transformer_alone_and_is_exported_whole(run, micro_fo
     )
     film = skyreels_jax.load(str(run / "export")).generate("a red ring", num_frames=9)
     assert film.frames.shape == (9, 32, 48, 3)
+
+
+def test_its_films_on_the_way_are_those_of_the_model_that_it_is(config, run, tmp_path):
+    stages = (StageConfig(steps=8, batch=2, frames=9, resolution="32x48"),)
+    prompts = ("a red ring", "a blue square")
+    options = {"sample_every": 4, "sample_prompts": prompts, "out": str(tmp_path), "stages": stages}
+    sheet = film_sampler(settings(config, **options)[1])(raw_state(run)["ema"])
+    films = skyreels_jax.load(str(run)).generate(list(prompts), seed=[0, 1], num_frames=9)
+    np.testing.assert_array_equal(sheet, contact_sheet([film.frames for film in films], prompts))
+    assert sheet.std() > 5  # no empty paper
 
 
 def test_conversion_casts_what_was_trained_and_keeps_the_rest(run, micro_folder, tmp_path):
@@ -343,7 +355,8 @@ STAGE = "{'steps': 1, 'batch': 2, 'frames': 65, 'resolution': '32x48'}"
         ("data.features=", "stages have a resolution on data.features only"),
         ("model.text_encoder={}", "leave out model.text_encoder"),
         ("data.vae=x", "text_to_video with data.features reads data.features, images, fps"),
-        ("sample_every=5", "a run on data.features holds no text encoder to read sentences with"),
+        ("sample_every=5", "no sentences to make films of: name them (sample_prompts)"),
+        ("sample_prompts=('a ring',)", "of films that are made every sample_every steps"),
         (
             "mesh={'context': 8, 'attention': 'ring'}",
             "8 devices cannot share the 6 tokens of a frame of",

@@ -1,31 +1,20 @@
 """Films that a text_to_video run makes of itself while it goes on."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-
-from skyreels_jax.cli.recipes.text_to_video import vae_folder
 from skyreels_jax.core.config import to_dict
-from skyreels_jax.core.tree import cast
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.captions import sentences
-from skyreels_jax.data.toy_film.tokenizer import build_tokenizer
 from skyreels_jax.data.toy_film.world import sample_scene
 from skyreels_jax.evals.sheet import contact_sheet
-from skyreels_jax.models import layout
-from skyreels_jax.models.kinds import TRAINED, in_float32
-from skyreels_jax.nn.whole import put_together
-from skyreels_jax.objectives.diffusion_forcing import DiffusionForcing
 from skyreels_jax.pipelines import load
-from skyreels_jax.pipelines.defaults import toy_defaults
 from skyreels_jax.pipelines.lora import PART
-from skyreels_jax.pipelines.run import adapter_of
-from skyreels_jax.pipelines.run_params import adapted_params, read_modules
-from skyreels_jax.pipelines.source import NOWHERE, ModelSource, Modules
+from skyreels_jax.pipelines.run import adapter_of, model_configs, source_of
+from skyreels_jax.pipelines.run_params import adapted_params
+from skyreels_jax.pipelines.source import ModelSource
 from skyreels_jax.training.config import TrainConfig
 from skyreels_jax.training.writers import Image
+from skyreels_jax.weights.params import ParamSource, TreeParams
 
 FILMS = 4
 FIRST = 200_000  # seed of the first held-out scene; benchmarks and motion learning have others
@@ -33,57 +22,42 @@ FIRST = 200_000  # seed of the first held-out scene; benchmarks and motion learn
 
 def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
     """Returns what makes a contact sheet of the films of a run's parameters; of adapters, upon the
-    weights at `config.start`, which are read again for every sheet: nothing holds them in between.
+    weights at `config.start`.
 
-    Sentences are held-out ones, always the same, and so is the noise; all else is as the finished
-    model has it by default. The second sheet compiles nothing. Raises `UserError` where there is no
-    VAE.
+    Films are of `config.sample_prompts`, or held-out sentences of ToyFilm, always the same, and so
+    is the noise; all else is as the finished model has it by default. What the run does not train
+    is read again for every sheet: nothing holds it in between. The second sheet compiles nothing.
+    Raises `UserError` where what its data were made with, VAE and text encoder, is not there.
     """
-    prompts = sentences(sample_scene(FIRST + i, "held_out") for i in range(FILMS))
-    configs = {name: getattr(config.model, name) for name in TRAINED}
-    put = _whole(configs) if config.lora is None else _adapted(config, configs)
-    component = layout.read_component(vae_folder(config.data), "vae")
-    vae = layout.load_component(component, dtype="float32")
+    held_out = sentences(sample_scene(FIRST + i, "held_out") for i in range(FILMS))
+    prompts = list(config.sample_prompts) or held_out
+    said = to_dict(config)
+    parts = TreeParams.of if config.lora is None else _adapted(config)
+
+    def source(params: Params) -> ModelSource:
+        def trained(weights: str | None) -> dict[str, ParamSource]:
+            return parts(params)
+
+        # Nobody asks what tells these weights from those of other steps.
+        return source_of(said, model_id=config.out, trained=trained, state=lambda frozen: b"")
+
+    source({})  # refuses now what it would later
 
     def sample(params: Params) -> Image:
-        def read(dtype: str) -> Modules:
-            return put(params, dtype) | {"vae": vae}
-
-        source = ModelSource(
-            model_id=config.out,
-            configs={**configs, "vae": component.config},
-            defaults=toy_defaults(to_dict(config)),
-            load_tokenizer=build_tokenizer,
-            read=read,
-            # Nobody asks for single ones, and what tells these from those of other steps.
-            params=lambda weights: {},
-            state=bytes,
-            forcing=isinstance(config.objective, DiffusionForcing),
-        )
-        films = source.load().generate(prompts, seed=list(range(FILMS)), batch_size=FILMS)
+        model = source(params).load()
+        films = model.generate(prompts, seed=list(range(len(prompts))))
         return contact_sheet([film.frames for film in films], prompts)
 
     return sample
 
 
-def _whole(configs: Mapping[str, Any]) -> Callable[[Params, str], Modules]:
-    """Returns what makes modules of all their parameters."""
-    graphdefs = {name: layout.abstract_model(name, configs[name])[0] for name in configs}
+def _adapted(config: TrainConfig) -> Callable[[Params], dict[str, ParamSource]]:
+    """Returns what merges the parameters of adapters as in the finished model."""
+    base, configs = load.find(config.start), model_configs(to_dict(config))
+    scale = config.lora.alpha / config.lora.rank
 
-    def put(params: Params, dtype: str) -> Modules:
-        there = jax.tree.map(jnp.asarray, cast(params, jnp.dtype(dtype), kept=in_float32))
-        return {name: put_together(graphdefs[name], there[name]) for name in configs}
-
-    return put
-
-
-def _adapted(config: TrainConfig, configs: Mapping[str, Any]) -> Callable[[Params, str], Modules]:
-    """Returns what makes modules of the parameters of adapters, merged as in the finished model."""
-    base, scale = load.find(config.start), config.lora.alpha / config.lora.rank
-
-    def put(params: Params, dtype: str) -> Modules:
+    def merged(params: Params) -> dict[str, ParamSource]:
         adapter = adapter_of(params[PART], scale=scale, name=config.out)
-        merged = adapted_params(base, configs, adapter, fps=config.data.fps)
-        return read_modules(merged, configs, dtype, TRAINED, NOWHERE)
+        return adapted_params(base, configs, adapter, fps=config.data.fps)
 
-    return put
+    return merged
