@@ -110,6 +110,10 @@ def torch_side(args: argparse.Namespace, *, compiled: bool = False) -> Cases:
         return found
 
     if compiled:
+        try:
+            forward()
+        except torch._dynamo.exc.TorchDynamoException as error:  # there is no C++ compiler, say
+            return {"forward": Case(None, refused=str(error).strip().splitlines()[0][:160])}
         return {"forward": Case(forward)}
     descent = torch.optim.SGD(model.parameters(), lr=RATE)
 

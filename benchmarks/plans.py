@@ -68,7 +68,12 @@ def mesh(
 # By size and resolution: of a batch of 128 clips (540p) or 32 (720p), on each topology.
 TRAIN = {
     ("14b", "540p"): {
-        "v5e:16x16": (mesh(64, 4, accumulate=2), mesh(32, 8, accumulate=4)),
+        "v5e:16x16": (
+            mesh(64, 4, accumulate=2),
+            mesh(32, 8, accumulate=4),
+            mesh(32, 8, accumulate=4, remat="block"),
+            mesh(32, 8, accumulate=4, remat="offload"),
+        ),
         "v5p:4x4x8": (
             mesh(128),
             mesh(64, 2, accumulate=2),
@@ -81,7 +86,12 @@ TRAIN = {
     ("14b", "720p"): {
         "v5e:16x16": (mesh(32, 8, remat="block"), mesh(32, 8, remat="offload")),
         "v5p:4x4x8": (mesh(32, 4), mesh(16, 8), mesh(16, 8, remat="block")),
-        "v6e:16x16": (mesh(32, 8),),
+        "v6e:16x16": (
+            mesh(32, 8),
+            mesh(32, 8, remat="block"),
+            mesh(32, 8, remat="offload"),
+            mesh(16, 8, tensor=2, accumulate=2, ring=True),
+        ),
         "tpu7x:4x4x4": (mesh(32, 4),),
     },
     ("1.3b", "540p"): {
