@@ -247,6 +247,21 @@ def test_bfloat16_within_two_percent(impl):
     assert error(low.astype(jnp.float32), attention(q, k, v, impl="reference")) < 2e-2
 
 
+@pytest.mark.parametrize("length", [64, 600])  # a chunk, and more
+def test_bfloat16_gradients_within_two_percent(length):
+    arrays = draw(1, length, length, heads=1, width=32)[:3]
+
+    def gradients(impl, *arrays):
+        def total(*arrays):
+            return jnp.sum(attention(*arrays, impl=impl).astype(jnp.float32) ** 2)
+
+        return jax.jit(jax.grad(total, (0, 1, 2)))(*arrays)
+
+    low = gradients("chunked", *(x.astype(jnp.bfloat16) for x in arrays))
+    for ours, truth in zip(low, gradients("reference", *arrays), strict=True):
+        assert ours.dtype == jnp.bfloat16 and error(ours.astype(jnp.float32), truth) < 2e-2
+
+
 def test_no_square_array_in_the_chunked_gradient():
     q, k, v, _ = draw(1, 1024, 1024, heads=1)
 

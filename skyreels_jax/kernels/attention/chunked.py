@@ -236,9 +236,20 @@ def _backward(
     q, grad, rows = (_padded(x, plan.query_chunk) for x in (q, grad, rows))
     k, v = _padded(k, plan.key_chunk), _padded(v, plan.key_chunk)
     count = q.shape[-2] // plan.query_chunk
-    # Turned once. XLA's products of two matrices that are added up along the first axis of both are
-    # less than half as fast on CPU; left to itself it would put the turning into the product.
-    turned = jax.lax.optimization_barrier([jnp.swapaxes(x, -1, -2) for x in (q, grad)])
+    turn = q.dtype == jnp.float32
+    if turn:
+        # Products of two matrices that are added up along the first axis of both are less than half
+        # as fast on CPU. A barrier, or XLA would put the turning into the product. (bfloat16, which
+        # XLA refuses there in this form, is not what one computes in on CPU.)
+        turned = jax.lax.optimization_barrier([jnp.swapaxes(x, -1, -2) for x in (q, grad)])
+
+    def added_up(weight: Array, which: int, index: Array) -> Array:
+        """Returns x^T weight, [k, s], of a chunk of queries (which: 0) or their gradients (1)."""
+        if not turn:
+            x = _cut((q, grad)[which], index, plan.query_chunk)
+            return _product("...ls,...lk->...ks", weight, x)
+        x = _cut(turned[which], index, plan.query_chunk, axis=-1)
+        return _product("...kl,...ls->...ks", x, weight)
 
     def one_key_chunk(dq: Array, position: Array) -> tuple[Array, tuple]:
         key, value = (_cut(x, position, plan.key_chunk) for x in (k, v))
@@ -246,12 +257,11 @@ def _backward(
         def one_query_chunk(index: Array, carry: tuple) -> tuple:
             dq, dk, dv = carry
             query, g, row = (_cut(x, index, plan.query_chunk) for x in (q, grad, rows))
-            across = [_cut(x, index, plan.query_chunk, axis=-1) for x in turned]
             top, common = jnp.split(row, 2, axis=-1)
             weight = jnp.exp(_logits(plan, index, position, query, k, bias) - top)
-            dv = dv + _product("...kl,...ls->...ks", across[1], weight.astype(g.dtype))
+            dv = dv + added_up(weight, 1, index)
             dlogits = weight * (_product("...lk,...sk->...ls", g, value) - common)
-            dk = dk + _product("...kl,...ls->...ks", across[0], dlogits.astype(g.dtype))
+            dk = dk + added_up(dlogits, 0, index)
             more = _product("...ls,...sk->...lk", dlogits, key)
             begin = index * plan.query_chunk
             more = more + jax.lax.dynamic_slice_in_dim(dq, begin, plan.query_chunk, axis=-2)
