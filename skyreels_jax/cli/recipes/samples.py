@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from skyreels_jax.cli.recipes.text_to_video import vae_folder
 from skyreels_jax.core.config import to_dict
 from skyreels_jax.core.types import Params
 from skyreels_jax.data.toy_film.captions import sentences
@@ -41,6 +42,8 @@ def film_sampler(config: TrainConfig) -> Callable[[Params], Image]:
         # Nobody asks what tells these weights from those of other steps.
         return source_of(said, model_id=config.out, trained=trained, state=lambda frozen: b"")
 
+    if not config.data.features:
+        vae_folder(config.data)  # says what to train first
     source({})  # refuses now what it would later
 
     def sample(params: Params) -> Image:

@@ -3,7 +3,8 @@
 At a step all clips are of one bucket. Where a bucket is drawn in proportion to (clips it holds) /
 (clips of a batch of it), every clip is seen as often as every other. With `balance` clips have
 weights (`data.selection`), and a bucket is drawn in proportion to the sum of those of its clips.
-Images and videos are drawn apart, in given shares of the steps.
+Images and videos are drawn apart, in given shares of the steps: were both in one step, there would
+be a program to compile for every pair of buckets, and the optimizer averages over steps anyway.
 """
 
 import dataclasses
