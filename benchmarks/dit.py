@@ -18,7 +18,7 @@ import tempfile
 import numpy as np
 from machine import PEAK, jax_matmul, numpy_of, torch_device, torch_matmul, torch_wait
 from side_by_side import OURS, add_dtype, compare, parse, parser, show
-from topology import add_topology, show_compiled
+from topology import add_topology, brief, show_compiled
 from transformer import add_sizes, config_of, write
 from worker import Case, Cases, work
 
@@ -113,7 +113,7 @@ def torch_side(args: argparse.Namespace, *, compiled: bool = False) -> Cases:
         try:
             forward()
         except torch._dynamo.exc.TorchDynamoException as error:  # there is no C++ compiler, say
-            return {"forward": Case(None, refused=str(error).strip().splitlines()[0][:160])}
+            return {"forward": Case(None, refused=brief(error))}
         return {"forward": Case(forward)}
     descent = torch.optim.SGD(model.parameters(), lr=RATE)
 

@@ -27,6 +27,11 @@ def refusal(error: Exception) -> str:
     codes = ("RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # as XLA begins what it says
     if not isinstance(error, NotImplementedError) and not str(error).startswith(codes):
         raise error
+    return brief(error)
+
+
+def brief(error: Exception) -> str:
+    """Returns the first line of what an error says, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 

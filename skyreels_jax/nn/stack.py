@@ -15,9 +15,8 @@ from skyreels_jax.kernels.attention import residuals
 # A loop copies what the backward pass needs into stacks: on CPU the gradient of six layers of width
 # 192 took 1.71 s of processor time looped, 1.54 s with lax.scan(unroll=True), 1.40 s written out.
 UNROLLED = 8
-Remat = Literal[
-    "none", "dots", "attention", "block", "offload"
-]  # each keeps less than the one before
+# Each keeps less than the one before.
+Remat = Literal["none", "dots", "attention", "block", "offload"]
 REMAT = get_args(Remat)
 INPUT = "layer_input"  # a name of what a policy keeps
 

@@ -75,10 +75,10 @@ def chunked(
     arXiv 2205.14135). Raises `UserError` for chunks of less than one token, `NotImplementedError`
     without queries or keys.
     """
-    chunks = (query_chunk or CHUNK, query_chunk or WIDE, key_chunk)
-    if query_chunk == 0 or min(chunks) < 1:
-        raise UserError(f"chunks have 1 token or more, not {query_chunk} (queries), {key_chunk}")
-    arranged = _arranged(q, k, v, mask, scale, chunks)
+    own, wide = (CHUNK, WIDE) if query_chunk is None else (query_chunk, query_chunk)
+    if own < 1 or key_chunk < 1:
+        raise UserError(f"chunks have 1 token or more, not {own} (queries), {key_chunk}")
+    arranged = _arranged(q, k, v, mask, scale, (own, wide, key_chunk))
     out, lse = _attend(*arranged)
     return jnp.swapaxes(out, 1, 2).astype(q.dtype), jnp.swapaxes(lse, 1, 2)
 
