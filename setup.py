@@ -66,7 +66,7 @@ setup(
         "torch": TORCH,
         "wandb": ["wandb>=0.18"],
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "build>=1"],
+        "dev": [*TEST, "ruff>=0.9", "pyright[nodejs]>=1.1.390", "pre-commit>=4", "build>=1"],
     },
     entry_points={"console_scripts": ["skyreels-jax=skyreels_jax.cli.main:main"]},
     classifiers=[

@@ -27,10 +27,10 @@ def text_of(value: Any) -> str:
     Raises `Vague` for what another process, or another version, might make something else of:
     closures, lambdas, functions of packages not in `KNOWN`, objects without a text of their own.
     """
-    if isinstance(value, PLAIN) and not isinstance(value, enum.Enum):
-        return repr(value)
     if isinstance(value, jax.tree_util.PyTreeDef):
         return f"tree({value.num_leaves} {_all(value.node_data() or ())} {_all(value.children())})"
+    if isinstance(value, PLAIN) and not isinstance(value, enum.Enum):
+        return repr(value)
     if isinstance(value, functools.partial):
         return f"{_name(type(value))}{_all((value.func, value.args, value.keywords))}"
     if isinstance(value, types.MethodType):

@@ -28,8 +28,9 @@ from importlib.metadata import distributions
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.experimental import serialize_executable
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 import skyreels_jax
 from skyreels_jax.core.errors import UserError
@@ -48,6 +49,7 @@ SETTINGS = (  # of jax, which may change between calls
     "jax_numpy_rank_promotion",
     "jax_threefry_partitionable",
 )
+DEFAULT_DEVICE = "jax_default_device"
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +61,7 @@ class _Counts:
         jax.monitoring.register_event_duration_secs_listener(self._note_made)
         jax.monitoring.register_event_listener(self._note_hit)
 
-    def _note_made(self, event: str, _: float, **__: Any) -> None:
+    def _note_made(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self.made += event == "/jax/core/compile/backend_compile_duration"
 
     def _note_hit(self, event: str, **_: Any) -> None:
@@ -104,7 +106,7 @@ class Program:
         fixed = tuple(args[i] for i in self._static)
         given = tuple(arg for i, arg in enumerate(args) if i not in self._static)
         leaves, tree = jax.tree.flatten((given, {}))
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._jitted(*args)
         key = _shelf, fixed, tree, tuple(map(_kind, leaves)), _settings()
         run = self._found.get(key)  # once: to hash a model's structure takes 10 ms
@@ -178,14 +180,14 @@ def _texts(kinds: tuple) -> list[str]:
 def _devices(kinds: tuple) -> list[jax.Device]:
     """Returns the devices of a program with such arguments, in its order."""
     placed = [sharding for _, sharding in kinds if sharding is not None]
-    meshes = [s.mesh for s in placed if isinstance(s, NamedSharding)]
+    meshes = [s.mesh for s in placed if isinstance(s, NamedSharding) and isinstance(s.mesh, Mesh)]
     if meshes:
         return list(meshes[0].devices.flat)
     if not jax.sharding.get_abstract_mesh().empty or any(s.num_devices > 1 for s in placed):
         raise Vague("its devices have no order that is known")
     if placed:
         return list(placed[0].device_set)
-    default = jax.config.jax_default_device
+    default = getattr(jax.config, DEFAULT_DEVICE)
     return [default if isinstance(default, jax.Device) else jax.devices(default)[0]]
 
 
@@ -199,7 +201,7 @@ def _text_of_devices(devices: Sequence[jax.Device]) -> str:
 def _settings() -> tuple:
     """Returns what of jax may change between calls: its settings, and the mesh that is set."""
     named = tuple(getattr(jax.config, name) for name in SETTINGS)
-    return *named, str(jax.config.jax_default_device), str(jax.sharding.get_abstract_mesh())
+    return *named, str(getattr(jax.config, DEFAULT_DEVICE)), str(jax.sharding.get_abstract_mesh())
 
 
 @functools.cache

@@ -195,8 +195,9 @@ def placed(
     return jax.make_array_from_callback(shape, sharding, lambda at: parts[bounds(at, shape)])
 
 
-def bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
+def bounds(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Bounds:
     """Returns where each axis of a part begins and ends."""
+    assert index is not None  # jax: of a device of another process
     return tuple(one.indices(size)[:2] for one, size in zip(index, shape, strict=True))
 
 

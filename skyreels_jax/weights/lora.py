@@ -131,7 +131,7 @@ def export_lora(
     for path, changes in adapter.changes.items():
         for change in changes:
             name, slot = slots.get((path, change.index), ("", None))
-            if slot is None or slot.transform != LINEAR or change.down is None:
+            if slot is None or slot.transform != LINEAR or change.down is None or change.up is None:
                 raise ValueError(f"{path}{list(change.index)}: no factors of a linear layer")
             layer = f"transformer.{name.removesuffix('.weight')}"
             for role, factor in (("lora_A", change.down), ("lora_B", change.up)):

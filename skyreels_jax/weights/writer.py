@@ -90,7 +90,7 @@ def _write(shard: Shard, path: pathlib.Path, metadata: Mapping[str, str]) -> Non
 def _write_values(file: BinaryIO, tensor: LazyTensor) -> None:
     # A function of its own: a piece that outlives its tensor would keep all of its values.
     for piece in tensor.pieces():
-        file.write(piece.reshape(-1).view(np.uint8))
+        file.write(piece.reshape(-1).view(np.uint8).data)
 
 
 def _publish(folder, shards: Mapping[pathlib.Path, Shard], basename) -> list[pathlib.Path]:
