@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -105,10 +106,35 @@ class Placement:
         return jax.tree.map(place, local)
 
     def gathered(self, tree: Any) -> Any:
-        """Returns the arrays of `tree`, wherever their parts are, whole, in every process."""
-        return jax.tree.map(
-            lambda leaf: np.asarray(jax.device_put(leaf, self.whole).addressable_data(0)), tree
-        )
+        """Returns the arrays of `tree`, wherever their parts are, whole on the first process's
+        host, and None for each in the others; all have to ask.
+
+        A device never holds more than a layer of stacked blocks for it: of the 14B model's largest
+        leaf 0.3 of 11 GB.
+        """
+        first = jax.process_index() == 0
+
+        def fetched(array: jax.Array) -> np.ndarray | None:
+            array.block_until_ready()  # else they would pile up where nobody reads them
+            return np.asarray(array.addressable_data(0)) if first else None
+
+        def whole(leaf: jax.Array) -> np.ndarray | None:
+            if leaf.ndim < 3:
+                return fetched(jax.device_put(leaf, self.whole))
+            layers = np.empty(leaf.shape, leaf.dtype) if first else None
+            for index in range(len(leaf)):
+                layer = fetched(self.layer(leaf, index))
+                if layers is not None:
+                    layers[index] = layer
+            return layers
+
+        return jax.tree.map(whole, tree)
+
+    @functools.cached_property
+    def layer(self) -> Callable[[jax.Array, int], jax.Array]:
+        """Returns `leaf[index]` whole on every device, from a leaf that is divided among them."""
+        layer = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+        return jax.jit(layer, out_shardings=self.whole)
 
     def devices(self, *axes: str) -> int:
         """Returns over how many devices these axes go."""

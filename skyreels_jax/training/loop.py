@@ -140,7 +140,7 @@ def _show(
     params = state.params if state.ema is None else state.ema
     if placement is not None:
         params = placement.gathered(params)
-    if is_first():
+    if is_first():  # the others have no parameters
         reporter.image(step, "samples", sample(params))
 
 
