@@ -49,7 +49,7 @@ SETTINGS = (  # of jax, which may change between calls
     "jax_numpy_rank_promotion",
     "jax_threefry_partitionable",
 )
-DEFAULT_DEVICE = "jax_default_device"
+DEFAULT_DEVICE = "jax_default_device"  # read by its name: jax declares no such attribute
 log = logging.getLogger(__name__)
 
 
