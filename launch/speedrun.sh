@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped miniature from nothing: its VAE, text to video, diffusion forcing, stories; what films of each show; a report.
-#   launch/speedrun.sh               # about 4 hours on two cores, most of them training
-# Given again, it goes on where it was stopped. The page is $REPORT/report.md; the last run's export is what ships as "tiny".
+#   launch/speedrun.sh               # about 4 hours on two cores that do nothing else, most of them training
+# Given again, it goes on where it was stopped. The page is $REPORT/report.md; the last run's export is a model as "tiny" is one.
 set -euo pipefail
 
 EVALS=${EVALS:-eval/speedrun}

@@ -105,21 +105,32 @@ def read_run(folder: pathlib.Path, evals: pathlib.Path | None) -> Run:
 def page(runs: list[Run]) -> str:
     """Returns the page, in Markdown."""
     lines = ["# What the training came to", ""]
-    lines += ["| run | steps | minutes of steps | loss, at first | at last | adherence |"]
-    lines += ["|---|---|---|---|---|---|"]
+    lines += ["| run | steps | minutes of steps | loss, at first | at last |"]
+    lines += ["|---|---|---|---|---|"]
     for one in runs:
-        told = "" if one.judged is None else f"{one.judged['adherence']['mean']:.3f}"
-        numbers = f"{one.losses[0]:.4g} | {one.losses[-1]:.4g} | {told}"
-        lines.append(f"| {one.name} | {one.steps[-1]:,} | {one.minutes:.0f} | {numbers} |")
+        losses = f"{one.losses[0]:.4g} | {one.losses[-1]:.4g}"
+        lines.append(f"| {one.name} | {one.steps[-1]:,} | {one.minutes:.0f} | {losses} |")
     lines += ["", "![Losses by step](losses.png)"]
-    if any(one.judged for one in runs):
-        films = max(one.judged["num"] for one in runs if one.judged)
-        lines += [
-            "",
-            f"What films show of what was asked for, by the judge, of {films} films each:",
-        ]
+    if judged := {one.name: one.judged for one in runs if one.judged}:
+        films = max(found["num"] for found in judged.values())
+        lines += ["", f"What the judge says of {films} films of each:", "", *_scores(judged)]
         lines += ["", "![The judge's scores after each run](scores.png)"]
     for one in runs:
         if one.sheet is not None:
             lines += ["", f"## {one.name}", "", f"![Films of {one.name}]({one.name}_sheet.png)"]
     return "\n".join(lines) + "\n"
+
+
+def _scores(judged: dict[str, dict[str, Any]]) -> list[str]:
+    """Returns the lines of a table of what the judge says of films of each run."""
+    attributes = list(next(iter(judged.values()))["adherence"])
+    names = [one.replace("_", " ") for one in attributes]
+    lines = [f"| films show | {' | '.join(names)} | all at once | consistency | quality, dB |"]
+    lines += ["|---" * (len(names) + 4) + "|"]
+    for name, found in judged.items():
+        values = [found["adherence"][one] for one in attributes]
+        values += [found["all_right"], found["consistency"], found["quality"]]
+        forms = [".3f"] * (len(values) - 1) + [".1f"]
+        told = ["" if v is None else format(v, form) for v, form in zip(values, forms, strict=True)]
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return lines

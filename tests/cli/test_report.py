@@ -21,6 +21,7 @@ def chain(tmp_path):
     (tmp_path / "eval" / "film").mkdir(parents=True)
     shares = dict.fromkeys(ATTRIBUTES, 0.5) | {"speed": None, "mean": 0.625}
     results = {"num": 7, "adherence": shares, "films": []}
+    results |= {"all_right": 0.25, "consistency": None, "quality": 23.44}
     (tmp_path / "eval" / "film" / "results.json").write_text(json.dumps(results))
     iio.imwrite(tmp_path / "eval" / "film" / "sheet.png", np.zeros((8, 8, 3), np.uint8))
     return tmp_path
@@ -37,8 +38,13 @@ def test_a_page_with_curves_scores_and_sheets(chain, capsys):
     made = {path.name for path in (chain / "report").iterdir()}
     assert made == {"report.md", "losses.png", "scores.png", "film_sheet.png"}
     text = (chain / "report" / "report.md").read_text()
-    assert "| vae | 200 | 2 | 0.5 | -0.1 |  |" in text
-    assert "| film | 300 | 3 | 2 | 0.75 | 0.625 |" in text and "of 7 films each" in text
+    assert "| vae | 200 | 2 | 0.5 | -0.1 |" in text and "of 7 films of each" in text
+    assert "| film | 300 | 3 | 2 | 0.75 |" in text
+    head, _, row = text[text.index("| films show") :].splitlines()[:3]
+    told = dict(zip(head.split(" | ")[1:], row.split(" | ")[1:], strict=True))
+    assert told.pop("speed") == "" and told["shot type"] == "0.500" and told["mean"] == "0.625"
+    assert told["all at once"] == "0.250" and told["consistency"] == ""
+    assert told["quality, dB |"] == "23.4 |" and len(told) == len(ATTRIBUTES) + 3
     for name in made - {"report.md"}:
         assert f"({name})" in text
     assert iio.imread(chain / "report" / "losses.png").shape[1] == 1660
