@@ -97,7 +97,7 @@ def read_run(folder: pathlib.Path, evals: pathlib.Path | None) -> Run:
     if evals is not None and (found := evals / name / "results.json").is_file():
         judged = json.loads(found.read_text())
         sheet = picture if (picture := evals / name / "sheet.png").is_file() else None
-        if "adherence" not in judged:
+        if not {"num", "adherence", "all_right", "consistency", "quality"} <= judged.keys():
             raise UserError(f"{found}: legal are results of `evaluate --benchmark clips`")
     return Run(name, steps, losses, minutes, judged, sheet)
 
@@ -125,7 +125,7 @@ def _scores(judged: dict[str, dict[str, Any]]) -> list[str]:
     """Returns the lines of a table of what the judge says of films of each run."""
     attributes = list(next(iter(judged.values()))["adherence"])
     names = [one.replace("_", " ") for one in attributes]
-    lines = [f"| films show | {' | '.join(names)} | all at once | consistency | quality, dB |"]
+    lines = [f"| films of | {' | '.join(names)} | all at once | consistency | quality, dB |"]
     lines += ["|---" * (len(names) + 4) + "|"]
     for name, found in judged.items():
         values = [found["adherence"][one] for one in attributes]

@@ -40,7 +40,7 @@ def test_a_page_with_curves_scores_and_sheets(chain, capsys):
     text = (chain / "report" / "report.md").read_text()
     assert "| vae | 200 | 2 | 0.5 | -0.1 |" in text and "of 7 films of each" in text
     assert "| film | 300 | 3 | 2 | 0.75 |" in text
-    head, _, row = text[text.index("| films show") :].splitlines()[:3]
+    head, _, row = text[text.index("| films of") :].splitlines()[:3]
     told = dict(zip(head.split(" | ")[1:], row.split(" | ")[1:], strict=True))
     assert told.pop("speed") == "" and told["shot type"] == "0.500" and told["mean"] == "0.625"
     assert told["all at once"] == "0.250" and told["consistency"] == ""
@@ -78,7 +78,9 @@ def test_runs_need_no_judge(chain):
             "has no losses yet",
         ),
         (
-            lambda root: (root / "eval" / "film" / "results.json").write_text("{}"),
+            lambda root: (root / "eval" / "film" / "results.json").write_text(
+                '{"num": 1, "adherence": {}}'
+            ),
             "results of `evaluate --benchmark clips`",
         ),
     ],
