@@ -1,7 +1,7 @@
 """The miniature's video VAE, trained on ToyFilm.
 
 Command:  skyreels-jax train --config configs/toy/vae.py
-Hardware: 2 CPU cores, float32; 0.36 s, 0.65 s, then 1.1 s a step: 70 minutes.
+Hardware: 2 CPU cores, float32; 0.32 s, 0.48 s, then 0.88 s a step: an hour.
 Result:   runs/toy/vae/export/vae, a diffusers AutoencoderKLWan folder.
 """
 

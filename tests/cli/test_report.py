@@ -78,9 +78,7 @@ def test_runs_need_no_judge(chain):
             "has no losses yet",
         ),
         (
-            lambda root: (root / "eval" / "film" / "results.json").write_text(
-                '{"num": 1, "adherence": {}}'
-            ),
+            lambda root: (root / "eval" / "film" / "results.json").write_text("{}"),
             "results of `evaluate --benchmark clips`",
         ),
     ],
@@ -91,6 +89,16 @@ def test_what_is_no_chain_is_one_line(chain, capsys, spoil, said):
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (chain / "report").exists()
+
+
+@pytest.mark.parametrize("missing", ["num", "adherence", "all_right", "consistency", "quality"])
+def test_results_without_what_the_page_shows_are_one_line(chain, capsys, missing):
+    found = chain / "eval" / "film" / "results.json"
+    results = json.loads(found.read_text())
+    del results[missing]
+    found.write_text(json.dumps(results))
+    assert report(chain, "--evals", str(chain / "eval")) == 2
+    assert "results of `evaluate --benchmark clips`" in capsys.readouterr().err
 
 
 def test_two_runs_of_one_name_are_refused(chain, capsys):
